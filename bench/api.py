@@ -1,0 +1,211 @@
+"""From Python: `bench.run(spec)` is the command, `bench.evaluate(module, …)` scores one's own network."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from bench import plugins as plugin_loader
+from bench import spec as specs
+from bench.data import Preparation, labels_of, select
+from bench.errors import DeviceError, InvalidValue, did_you_mean
+from bench.explain import Selection, Subject, explain
+from bench.interfaces import DatasetInfo, ImageData, Layer
+from bench.layers import find_stages
+from bench.plan import PREPARATION_IMAGES
+from bench.plan import make as make_plan
+from bench.registry import Registry, ResolvedPart
+from bench.reporting import store_folder
+from bench.runner import Observer, Outcome, Settings, execute
+from bench.score import Costs, score
+from bench.store import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DATA = "BENCH_DATA"
+
+
+def data_folder(given: Path | str | None = None) -> Path | None:
+    """The data folder: what was given, or `$BENCH_DATA`."""
+    chosen = given or os.environ.get(DATA)
+    return Path(chosen) if chosen else None
+
+
+def prepare_device(device: str = "cpu", threads: int | None = None) -> str:
+    """Pin the threads and check that the device is there. Raises DeviceError where it is not."""
+    torch.set_num_threads(threads or os.cpu_count() or 1)
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise DeviceError(f"--device {device}: there is no GPU that torch {torch.__version__} can use.\nAvailable: cpu")
+    if device.startswith("cuda") and ":" in device and int(device.split(":")[1]) >= torch.cuda.device_count():
+        raise DeviceError(f"--device {device}: there are {torch.cuda.device_count()} GPUs, counted from 0.")
+    if device != "cpu" and not device.startswith("cuda"):
+        raise DeviceError(f"--device {device}: write cpu, cuda or cuda:N.")
+    return device
+
+
+def run(
+    spec: specs.Spec | Mapping[str, Any] | str | Path,
+    *,
+    store: Path | str | None = None,
+    data: Path | str | None = None,
+    device: str = "cpu",
+    threads: int | None = None,
+    batch_size: int | None = None,
+    plugins: Iterable[Path | str] = (),
+    retry_failed: bool = True,
+    observers: Sequence[Observer] = (),
+) -> Outcome:
+    """Train, explain and score what the spec asks for; what the store has is not done again.
+
+    spec: a `Spec`, its fields in a dictionary, or the path of a TOML file. Returns the result lines and the failures.
+    """
+    registry = plugin_loader.load([Path(plugin) for plugin in plugins]).registry
+    if isinstance(spec, (str, Path)):
+        spec = specs.make(specs.read(Path(spec)), str(spec))
+    elif not isinstance(spec, specs.Spec):
+        spec = specs.make(spec)
+    device = prepare_device(device, threads)
+    plan = make_plan(spec.completed(registry), registry, data_folder(data), device)
+    return execute(plan, Store(store_folder(store)), Settings(device, batch_size, retry_failed), observers)
+
+
+def evaluate(
+    module: nn.Module,
+    dataset: str | Mapping[str, Any] | ImageData,
+    explainers: Sequence[str | Mapping[str, Any]] = (),
+    metrics: Sequence[str | Mapping[str, Any]] = (),
+    *,
+    images: int = 500,
+    target: str = "predicted",
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    layer: str | None = None,
+    data: Path | str | None = None,
+    device: str = "cpu",
+    threads: int | None = None,
+    batch_size: int | None = None,
+    plugins: Iterable[Path | str] = (),
+) -> pd.DataFrame:
+    """Score one's own trained network with explainers and metrics by name; the floors are scored beside them.
+
+    module: takes (B, C, H, W) and returns logits (B, K); it is left as it was found. Images come in [0, 1]; give `mean` and
+    `std` (per channel) where the network wants them normalised. layer: where class-activation maps are taken, by the
+    module's name; found by a rule if none. Returns one row per explainer and metric: value, interval low and high, n.
+    """
+    import pandas as pd
+
+    registry = plugin_loader.load([Path(plugin) for plugin in plugins]).registry
+    chosen = specs.make({"explainers": tuple(explainers), "metrics": tuple(metrics), "images": images, "target": target}).completed(registry)
+    test = _test_images(registry, dataset, data_folder(data))
+    subject = _subject(module, test.info, mean, std, layer, prepare_device(device, threads))
+    selection = Selection(test, select(labels_of(test), images, "test", test.info.fingerprint), chosen.target)
+    resolved = [registry.resolve("metric", request) for request in chosen.metrics]
+    usable = [metric for metric in resolved if not {"training"} & set(metric.part.needs) and _fits(metric, test.info)]
+    before = module.training
+    try:
+        module.eval()
+        rows = _rows_alone(subject, usable, selection, batch_size)
+        for request in chosen.explainers:
+            rows += _rows_explained(subject, registry.resolve("explainer", request), usable, selection, batch_size)
+    finally:
+        module.train(before)
+    return pd.DataFrame(rows, columns=["explainer", "metric", "value", "low", "high", "n", "unit", "higher_is_better"])
+
+
+ABOUT_MAPS = {"attributions", "explainer", "explain_cost"}
+
+
+def _fits(metric: ResolvedPart, info: DatasetInfo) -> bool:
+    needs = set(metric.part.needs)
+    places = {"masks": info.has_masks, "boxes": info.has_boxes} if {"masks", "boxes"} & needs else {}
+    return not places or any(there for need, there in places.items() if need in needs)
+
+
+def _rows_alone(subject: Subject, metrics: Sequence[ResolvedPart], selection: Selection, batch_size: int | None) -> list[dict[str, Any]]:
+    alone = {metric.label: metric for metric in metrics if not ABOUT_MAPS & set(metric.part.needs)}
+    found = score(subject, {label: metric.part for label, metric in alone.items()}, selection, batch_size=batch_size) if alone else {}
+    return [_row(None, alone[label], outcome) for label, outcome in found.items()]
+
+
+def _rows_explained(
+    subject: Subject, explainer: ResolvedPart, metrics: Sequence[ResolvedPart], selection: Selection, batch_size: int | None
+) -> list[dict[str, Any]]:
+    about = {metric.label: metric for metric in metrics if ABOUT_MAPS & set(metric.part.needs)}
+    preparation = Preparation(selection.data, selection.indices[:PREPARATION_IMAGES], subject.size, subject.device)
+    maps, cost = explain(subject, explainer.part, selection, preparation, batch_size=batch_size)
+    parts = {label: metric.part for label, metric in about.items()}
+    found = score(subject, parts, selection, maps, explainer.part, None, Costs(explaining=cost), batch_size=batch_size)
+    return [_row(explainer, about[label], outcome) for label, outcome in found.items()]
+
+
+def _row(explainer: ResolvedPart | None, metric: ResolvedPart, outcome: Any) -> dict[str, Any]:
+    low, high = outcome.interval or (None, None)
+    part = metric.part
+    return {
+        "explainer": explainer.label if explainer else None,
+        "metric": metric.label,
+        "value": outcome.value,
+        "low": low,
+        "high": high,
+        "n": int(outcome.values.isfinite().sum()),
+        "unit": part.unit,
+        "higher_is_better": part.higher_is_better,
+    }
+
+
+def _test_images(registry: Registry, dataset: Any, root: Path | None) -> ImageData:
+    if isinstance(dataset, (str, Mapping)):
+        return registry.resolve("dataset", dataset).part.load("test", root)  # type: ignore[no-any-return]
+    if not isinstance(dataset, ImageData):
+        raise InvalidValue(
+            f"dataset is {type(dataset).__name__}. Give a dataset's name, or an object with `info`, a length and `Sample` items, "
+            "such as bench.interfaces.ArrayData."
+        )
+    return dataset
+
+
+def _subject(
+    module: nn.Module, info: DatasetInfo, mean: Sequence[float] | None, std: Sequence[float] | None, layer: str | None, device: str
+) -> Subject:
+    network = (
+        _Normalised(module, mean or (0.0,) * 3, std or (1.0,) * 3).to(device)
+        if mean or std or not hasattr(module, "normalisation")
+        else module.to(device)
+    )
+    size = getattr(module, "input_size", None)
+    stages = find_stages(network, size or info.image_size)
+    if layer is None:
+        return Subject(network, info, stages[-1:], stages, device, size)
+    modules = dict(module.named_modules())
+    if layer not in modules:
+        raise InvalidValue(
+            f"the network has no layer '{layer}'.{did_you_mean(layer, modules)}\nStages found: {', '.join(stage.name for stage in stages)}"
+        )
+    return Subject(network, info, [Layer(layer, modules[layer])], stages, device, size)
+
+
+@dataclass
+class _Scale:
+    mean: Tensor
+    std: Tensor
+
+
+class _Normalised(nn.Module):
+    """One's own network behind the normalisation it was trained with."""
+
+    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.network = network
+        self.normalisation = _Scale(torch.tensor(mean).view(1, -1, 1, 1), torch.tensor(std).view(1, -1, 1, 1))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        scale = self.normalisation
+        logits: Tensor = self.network((inputs - scale.mean.to(inputs)) / scale.std.to(inputs))
+        return logits

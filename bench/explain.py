@@ -1,0 +1,158 @@
+"""Explaining: an explainer's maps for the chosen test images, shard by shard, with what they cost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from bench import contexts
+from bench.data import Preparation, batches
+from bench.environment import measuring
+from bench.interfaces import DatasetInfo, ImageData, Layer, Passes
+from bench.store import read_tensors, write_tensors
+
+SHARD_SECONDS = 20.0  # Work that a kill may cost.
+CHUNK_PIXELS = 64 * 224 * 224 // 4  # Images per forward times their pixels: 16 at 224 x 224 were fastest on a CPU.
+
+TargetRule = Literal["predicted", "true"]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A trained network in eval mode with everything needed to explain and score it."""
+
+    model: nn.Module
+    info: DatasetInfo
+    target_layers: Sequence[Layer]
+    stages: Sequence[Layer]
+    device: str
+    size: tuple[int, int] | None = None
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        return self.size or self.info.image_size
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which test images, which class of each is explained, and the seed of the images' random streams."""
+
+    data: ImageData
+    indices: Tensor
+    target: TargetRule = "predicted"
+    seed: int = 0
+
+    def generators(self, purpose: str, indices: Tensor) -> list[torch.Generator]:
+        """One stream per image, from the seed and the image's index."""
+        return [contexts.generator(self.seed, purpose, int(index)) for index in indices]
+
+
+def batch_size_for(size: tuple[int, int], asked: int | None = None) -> int:
+    """Images per batch: what was asked for, else 64 for small images and fewer for large ones."""
+    return asked or max(2, min(64, CHUNK_PIXELS // (size[0] * size[1])))
+
+
+def targets_for(rule: TargetRule, logits: Tensor, labels: Tensor) -> Tensor:
+    """(B,) the class to explain: the predicted one, or the true one (the likeliest true one for multi-label data)."""
+    if rule == "predicted":
+        return logits.argmax(1)
+    return labels if labels.ndim == 1 else logits.masked_fill(labels < 0.5, -torch.inf).argmax(1)
+
+
+def explain(
+    subject: Subject,
+    explainer: Any,
+    selection: Selection,
+    preparation: Preparation | None,
+    *,
+    folder: Path | None = None,
+    batch_size: int | None = None,
+    report: Callable[[dict[str, Any]], None] = lambda progress: None,
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Maps (N, 1, H, W) with logits (N, K), targets (N,) and indices (N,), and their cost.
+
+    With a folder, finished shards are kept there and a restart goes on behind them.
+    """
+    size = batch_size_for(subject.image_size, batch_size)
+    shards, cost = _finished(folder)
+    done = sum(len(shard["indices"]) for shard in shards)
+    state = _prepare(subject, explainer, preparation, cost)
+    fresh: list[dict[str, Tensor]] = []
+    last = time.perf_counter()
+    for images in batches(selection.data, selection.indices[done:], size, subject.size, subject.device):
+        logits = contexts.forward(subject.model, images.inputs, size)
+        targets = targets_for(selection.target, logits, images.labels)
+        streams = selection.generators("explain", images.indices)
+        context = contexts.explain_context(subject.model, subject.info, subject.target_layers, subject.stages, streams, size, state)
+        with measuring(subject.device) as measured:
+            maps = contexts.explain(subject.model, explainer, images.inputs, targets, context)
+        _charge(cost, len(maps), context.passes, measured.seconds, measured.peak_memory)
+        fresh.append({"attributions": maps.cpu(), "logits": logits.cpu(), "targets": targets.cpu(), "indices": images.indices})
+        done += len(maps)
+        report({"step": done, "steps": len(selection.indices)})
+        if folder is not None and time.perf_counter() - last > SHARD_SECONDS:
+            shards.append(_keep(folder, len(shards), fresh, cost))
+            fresh, last = [], time.perf_counter()
+    return _joined([*shards, *fresh]), cost
+
+
+def _prepare(subject: Subject, explainer: Any, preparation: Preparation | None, cost: dict[str, Any]) -> Any:
+    """What the explainer wants to know before it explains; its passes are reported apart."""
+    prepare = getattr(explainer, "prepare", None)
+    if prepare is None:
+        return None
+    if preparation is None:
+        raise ValueError("this explainer looks at data before it explains, and there is none")
+    context = contexts.explain_context(subject.model, subject.info, subject.target_layers, subject.stages, [contexts.generator("prepare")])
+    context.chunk = batch_size_for(subject.image_size)
+    with (
+        contexts.untouched(subject.model),
+        torch.enable_grad(),
+        contexts.counting(subject.model, context.passes),
+        measuring(subject.device) as measured,
+    ):
+        state = prepare(subject.model, preparation, context)
+    cost["preparation"] = {"forward": context.passes.forward, "backward": context.passes.backward, "seconds": measured.seconds}
+    return state
+
+
+def _charge(cost: dict[str, Any], images: int, passes: Passes, seconds: float, peak: int | None) -> None:
+    cost["images"] += images
+    # A lone image goes through as two; what it costs is still one image's passes.
+    cost["forward"] += passes.forward / 2 if images == 1 else passes.forward
+    cost["backward"] += passes.backward / 2 if images == 1 else passes.backward
+    cost["seconds"] += seconds
+    cost["peak_memory"] = max(cost["peak_memory"] or 0, peak) if peak is not None else cost["peak_memory"]
+
+
+def _finished(folder: Path | None) -> tuple[list[dict[str, Tensor]], dict[str, Any]]:
+    cost: dict[str, Any] = {"images": 0, "forward": 0.0, "backward": 0.0, "seconds": 0.0, "peak_memory": None}
+    files = [] if folder is None else sorted(folder.glob("shard-*.safetensors"))
+    shards = [read_tensors(file) for file in files]
+    for shard in shards:
+        images, forward, backward, seconds, peak = shard.pop("cost").tolist()
+        cost["images"] += int(images)
+        cost["forward"] += forward
+        cost["backward"] += backward
+        cost["seconds"] += seconds
+        cost["peak_memory"] = max(cost["peak_memory"] or 0, int(peak)) or None
+    return shards, cost
+
+
+def _keep(folder: Path, number: int, fresh: Sequence[dict[str, Tensor]], cost: dict[str, Any]) -> dict[str, Tensor]:
+    """Write one shard; its own cost is the cost so far less that of the shards before it."""
+    shard = _joined(fresh)
+    before = _finished(folder)[1]
+    own = [cost[name] - before[name] for name in ("images", "forward", "backward", "seconds")]
+    write_tensors(folder / f"shard-{number:05d}.safetensors", {**shard, "cost": torch.tensor([*own, cost["peak_memory"] or 0], dtype=torch.float64)})
+    return shard
+
+
+def _joined(shards: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.cat([shard[name] for shard in shards]) for name in ("attributions", "logits", "targets", "indices")}

@@ -1,0 +1,56 @@
+"""Intervals: how far a number may be from the one that more images or more seeds would give."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+LEVEL = 0.95
+RESAMPLES = 1000
+
+Interval = tuple[float, float]
+Rows = NDArray[np.float64]
+
+
+def over_images(values: Rows, seed: int = 0) -> Interval | None:
+    """Percentile bootstrap of the mean over images (N,): the unit is the image, for one trained network. None below two."""
+    if len(values) < 2:
+        return None
+    generator = np.random.default_rng(seed)
+    means = [float(values[generator.integers(0, len(values), len(values))].mean()) for _ in range(RESAMPLES)]
+    return _percentiles(means)
+
+
+def over_images_of(aggregate: Callable[[Rows], float], rows: Rows, seed: int = 0, resamples: int = 200) -> Interval | None:
+    """The same for a number that is no mean: the aggregate of resampled rows."""
+    if len(rows) < 2:
+        return None
+    generator = np.random.default_rng(seed)
+    found = [aggregate(rows[generator.integers(0, len(rows), len(rows))]) for _ in range(resamples)]
+    finite = [value for value in found if math.isfinite(value)]
+    return _percentiles(finite) if finite else None
+
+
+def over_seeds(values: Sequence[float]) -> Interval | None:
+    """Student's t over seeds: the unit is the trained network, so it speaks about the method. None below two."""
+    if len(values) < 2:
+        return None
+    from scipy import stats
+
+    mean, error = float(np.mean(values)), float(np.std(values, ddof=1) / math.sqrt(len(values)))
+    half = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1)) * error
+    return mean - half, mean + half
+
+
+def _percentiles(found: Sequence[float]) -> Interval:
+    low, high = np.percentile(np.asarray(found, dtype=float), [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
+    return float(low), float(high)
+
+
+def as_rows(tensor: Any) -> Rows:
+    """A tensor of rows as float64 NumPy."""
+    return np.asarray(tensor.detach().cpu().double().numpy())

@@ -1,0 +1,61 @@
+"""Pictures of a run: for each network, test images with the maps of every explainer and augmenter side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+import torch
+
+from bench.data import fetch
+from bench.figures import Column, grid
+from bench.plan import Explaining, Plan
+from bench.store import Store
+
+IMAGES, COLUMNS = 6, 14
+
+
+def draw(plan: Plan, store: Store, folder: Path) -> list[Path]:
+    """Write one grid per data set, network and way of training, and return the files. Only the first seed is drawn."""
+    first = min(plan.spec.seeds)
+    shown = [job for job in plan.explainings if store.has(job.key) and (not job.training.fits or job.training.seed == first)]
+    drawn = []
+    for number, (_, group) in enumerate(groupby(shown, key=_network)):
+        jobs = list(group)
+        for page, start in enumerate(range(0, len(jobs), COLUMNS)):
+            name = f"{jobs[0].training.data.test.info.name}-{plan.spec.name}" + (f"-{number}-{page}" if number or page else "")
+            drawn.append(_draw(plan, store, jobs[start : start + COLUMNS], folder / f"{name}.png"))
+    return drawn
+
+
+def _network(job: Explaining) -> tuple[str, ...]:
+    training = job.training
+    return (training.data.part.label, training.model.label, training.trainer.label, training.noise.label if training.noise else "")
+
+
+def _draw(plan: Plan, store: Store, jobs: Sequence[Explaining], path: Path) -> Path:
+    training = jobs[0].training
+    test = training.data.test
+    selection = plan.selection(training.data)
+    chosen = torch.linspace(0, len(selection) - 1, min(IMAGES, len(selection))).round().long()
+    columns = [_column(store, job, chosen, test.info.class_names) for job in jobs]
+    size = columns[0].maps.shape[-2:]
+    images = fetch(test, selection[chosen], (size[0], size[1]))
+    names = [_label(label, test.info.class_names) for label in images.labels]
+    title = ", ".join(part for part in _network(jobs[0]) if part)
+    grid(images.inputs.permute(0, 2, 3, 1).numpy(), names, columns, path, title)
+    return path
+
+
+def _column(store: Store, job: Explaining, chosen: torch.Tensor, classes: Sequence[str]) -> Column:
+    found = store.tensors(job.key, "attributions")
+    augmenter = f"{job.training.augmenter.label}\n" if job.training.augmenter else ""
+    captions = [classes[int(target)][:14] for target in found["targets"][chosen]]
+    return Column(augmenter + job.explainer.label, found["attributions"][chosen, 0].numpy(), captions)
+
+
+def _label(label: torch.Tensor, classes: Sequence[str]) -> str:
+    if label.ndim == 0:
+        return classes[int(label)][:14]
+    return ", ".join(classes[index] for index in label.nonzero().flatten().tolist())[:20]

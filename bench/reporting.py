@@ -1,0 +1,141 @@
+"""Reporting: the files a run leaves beside its store, the table at its end, and what is published from them. Needs no torch."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from bench import leaderboard, results
+from bench.errors import InvalidValue, did_you_mean
+from bench.leaderboard.pages import with_interval
+from bench.leaderboard.tables import Board, boards
+from bench.results import Line
+from bench.store import Store
+
+
+def store_folder(given: Path | str | None = None) -> Path:
+    """The store: what was given, `$BENCH_STORE`, or `bench-runs` where the command runs."""
+    return Path(given or os.environ.get("BENCH_STORE") or "bench-runs")
+
+
+def boards_folder(store: Path) -> Path:
+    """The boards of the store's own runs."""
+    return store / "boards"
+
+
+def keep(store: Path, name: str, spec: str, lines: Iterable[Line]) -> Path:
+    """Write what a run found beside the store: its spec, its lines and the local boards. Returns the folder of the boards."""
+    folder = boards_folder(store)
+    runs = store / "runs"
+    runs.mkdir(parents=True, exist_ok=True)
+    (runs / f"{name}.toml").write_text(spec, encoding="utf-8")
+    for old in (folder / "data").glob(f"*/{name}.jsonl"):
+        old.unlink()
+    groups: dict[str, list[Line]] = {}
+    for line in lines:
+        groups.setdefault(line["dataset"]["name"], []).append(line)
+    for dataset, group in groups.items():
+        results.write(folder / "data" / dataset / f"{name}.jsonl", group)
+    leaderboard.write(folder / "data", folder)
+    return folder
+
+
+def print_boards(console: Console, lines: Iterable[Line]) -> None:
+    """The tables of these lines, as wide as the terminal lets them be."""
+    for board in boards(lines):
+        console.print(_terminal_table(board))
+
+
+def _terminal_table(board: Board) -> Table:
+    about = board.about
+    noise = f", label noise {about['noise']['label']}" if about["noise"] else ""
+    table = Table(title=f"{board.dataset}, {about['model']['label']}, {about['trainer']['label']}{noise}: {board.kind}", title_justify="left")
+    for heading in ["augmenter", *(["explainer"] if board.kind == "explanations" else [])]:
+        table.add_column(heading)
+    for column in board.columns:
+        table.add_column(f"{column.label} {column.arrow}", justify="right")
+    best = {column: set() if column.machine else board.best(column) for column in board.columns}
+    for row in board.rows:
+        cells = [(board.cell(row, column), row in best[column]) for column in board.columns]
+        texts = ["–" if cell is None or cell.value is None else (f"[bold]{_short(cell)}[/bold]" if first else _short(cell)) for cell, first in cells]
+        table.add_row(row.augmenter, *([row.explainer] if row.explainer else []), *texts, style="dim" if row.floor else None)
+    return table
+
+
+def _short(cell: Any) -> str:
+    return with_interval(cell).split(" [")[0]
+
+
+def show_results(source: Path | None, csv: bool) -> None:
+    """Print result lines of a file or folder as tables, or as comma-separated values."""
+    chosen = source or boards_folder(store_folder()) / "data"
+    files = [chosen] if chosen.is_file() else sorted(chosen.rglob("*.jsonl"))
+    if not files:
+        raise InvalidValue(f"there are no result lines in {chosen}.\nMake some: bench run")
+    if csv:
+        click.echo(results.frame(chosen).to_csv(index=False), nl=False)
+        return
+    unique = {line["key"]: line for file in files for line in results.read(file)}
+    print_boards(Console(), unique.values())
+
+
+def publish_run(name: str, store: Path | None, folder: Path) -> None:
+    """Add a run's lines, rows and pictures to the published boards. Nothing is written where a line contradicts a published one."""
+    place = store_folder(store)
+    local = boards_folder(place)
+    files = sorted((local / "data").glob(f"*/{name}.jsonl"))
+    if not files:
+        known = sorted({path.stem for path in (local / "data").glob("*/*.jsonl")})
+        raise InvalidValue(f"the store {place} has no run called '{name}'.{did_you_mean(name, known)}\nRuns: {', '.join(known) or 'none'}")
+    lines = [line for file in files for line in results.read(file)]
+    jobs = Store(place)
+    rows = {line["key"]: _values(jobs, line["key"]) for line in lines if jobs.has(line["key"])}
+    for path in results.publish(lines, rows, folder / "data", name):
+        click.echo(path)
+    free = {line["dataset"]["name"] for line in lines if line["dataset"]["redistributable"]}
+    for dataset in sorted(free):
+        for figure in sorted((local / "figures").glob(f"{dataset}-{name}*.png")):
+            (folder / "figures").mkdir(parents=True, exist_ok=True)
+            click.echo(shutil.copyfile(figure, folder / "figures" / figure.name))
+    for path in leaderboard.write(folder / "data", folder):
+        click.echo(path)
+
+
+def _values(store: Store, key: str) -> list[float]:
+    from safetensors.numpy import load_file
+
+    return [float(value) for value in load_file(store.path(key) / "rows.safetensors")["values"]]
+
+
+def store_command(store: Path | None, forget: tuple[str, ...]) -> None:
+    """Print what the store holds, or remove jobs from it."""
+    place = Store(store_folder(store))
+    for prefix in forget:
+        _forget(place, prefix)
+    stages = Counter(place.record(key)["stage"] for key in place.finished())
+    partial = [path.name for path in sorted((place.root / "partial").glob("*"))]
+    failed = sorted((place.root / "failed").glob("*.txt"))
+    size = sum(path.stat().st_size for path in place.root.rglob("*") if path.is_file())
+    counted = ", ".join(f"{count} {stage}" for stage, count in sorted(stages.items())) or "none"
+    click.echo(f"{place.root}: {sum(stages.values())} finished jobs ({counted}), {size / 1e6:.1f} MB")
+    if partial:
+        click.echo(f"unfinished: {', '.join(key[:12] for key in partial)}; the same run carries on from there")
+    for path in failed:
+        last = path.read_text(encoding="utf-8").strip().splitlines()[-1]
+        click.echo(f"failed: {path.stem[:12]} {last}\n    {path}")
+
+
+def _forget(store: Store, prefix: str) -> None:
+    found = [key for key in store.finished() if key.startswith(prefix)]
+    if len(found) != 1 or len(prefix) < 4:
+        raise InvalidValue(f"--forget {prefix}: {len(found)} jobs begin so. Give at least four digits of one key; `bench plan -v` prints them.")
+    store.remove(found[0])
+    click.echo(f"forgot {found[0]}")

@@ -1,0 +1,146 @@
+"""Results: one line of JSON per number, with everything needed to compare it, and the folder where they are published."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.errors import InvalidValue
+from bench.keys import SCHEMA
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Line = dict[str, Any]
+TIMES = ("seconds", "finished", "environment")  # Fields that differ from run to run without any number being another.
+
+
+def dump(result: Line) -> str:
+    """One line of text, names sorted. A number that is missing is null, never NaN."""
+    return json.dumps(_finite(result), sort_keys=True, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    return [_finite(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+
+
+def read(path: Path) -> Iterator[Line]:
+    """Result lines of a file, one at a time, brought up to the present schema. Raises InvalidValue naming a damaged line."""
+    with path.open(encoding="utf-8") as file:
+        for number, text in enumerate(file, 1):
+            try:
+                yield migrated(json.loads(text))
+            except (ValueError, TypeError, KeyError) as error:
+                raise InvalidValue(f"{path}, line {number} is not a result ({error}).") from None
+
+
+def migrated(result: Line) -> Line:
+    """A line of any past schema as one of the present. There has been one schema so far."""
+    if not isinstance(result, dict) or "key" not in result:
+        raise ValueError("there is no key")
+    if result.get("schema") != SCHEMA:
+        raise ValueError(f"schema {result.get('schema')} is not known; this version reads up to {SCHEMA}")
+    return result
+
+
+def same(first: Line, second: Line, tolerance: float = 1e-6) -> bool:
+    """Do two lines say the same, times and machines aside, numbers within the tolerance?"""
+    ours, theirs = ({name: value for name, value in each.items() if name not in TIMES} for each in (first, second))
+    return _near(ours, theirs, tolerance)
+
+
+def _near(first: Any, second: Any, tolerance: float) -> bool:
+    if isinstance(first, float) and isinstance(second, (int, float)):
+        return math.isclose(first, second, rel_tol=tolerance, abs_tol=tolerance)
+    if isinstance(first, dict) and isinstance(second, dict):
+        return first.keys() == second.keys() and all(_near(first[name], second[name], tolerance) for name in first)
+    if isinstance(first, list) and isinstance(second, list):
+        return len(first) == len(second) and all(_near(*pair, tolerance) for pair in zip(first, second, strict=True))
+    return bool(first == second)
+
+
+def write(path: Path, lines: Iterable[Line]) -> None:
+    """Lines sorted by key, so that a diff shows what changed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(dump(each) + "\n" for each in sorted(lines, key=lambda each: each["key"])), encoding="utf-8")
+
+
+def publish(lines: Iterable[Line], rows: Mapping[str, list[float]], folder: Path, run: str) -> list[Path]:
+    """Add lines to `<folder>/<dataset>/<run>.jsonl` and their per-image rows to the `.rows.jsonl.gz` beside it.
+
+    Raises InvalidValue, before anything is written, for a key that is published already with another value.
+    """
+    fresh: dict[str, list[Line]] = {}
+    for each in lines:
+        fresh.setdefault(each["dataset"]["name"], []).append(each)
+    published = {each["key"]: (path, each) for path in sorted(folder.glob("*/*.jsonl")) for each in read(path)}
+    for each in (each for group in fresh.values() for each in group):
+        path, known = published.get(each["key"], (None, each))
+        if not each["machine"] and not same(known, each):
+            raise InvalidValue(
+                f"{path} has key {each['key'][:12]}… ({describe(each)}) as {known['value']}, and this run found {each['value']}.\n"
+                "Nothing was published. If the method changed, raise its version; if not, find out which of the two is wrong."
+            )
+    return [path for dataset, group in fresh.items() for path in _add(folder / dataset, run, group, rows, published)]
+
+
+def _add(folder: Path, run: str, lines: list[Line], rows: Mapping[str, list[float]], published: Mapping[str, Any]) -> list[Path]:
+    path = folder / f"{run}.jsonl"
+    elsewhere = {key for key, (where, _) in published.items() if where != path}
+    merged = {each["key"]: each for each in (read(path) if path.exists() else ())}
+    merged |= {each["key"]: each for each in lines if each["key"] not in elsewhere}
+    write(path, merged.values())
+    kept = folder / f"{run}.rows.jsonl.gz"
+    known = read_rows(kept) if kept.exists() else {}
+    known |= {key: values for key, values in rows.items() if key in merged}
+    text = "".join(json.dumps({"key": key, "values": [_finite(round(v, 6)) for v in values]}) + "\n" for key, values in sorted(known.items()))
+    kept.write_bytes(gzip.compress(text.encode(), mtime=0))
+    return [path, kept]
+
+
+def read_rows(path: Path) -> dict[str, list[float]]:
+    """Per-image values by key; a value that is not there is NaN."""
+    found = {}
+    for text in gzip.decompress(path.read_bytes()).decode().splitlines():
+        entry = json.loads(text)
+        found[entry["key"]] = [math.nan if value is None else value for value in entry["values"]]
+    return found
+
+
+def describe(result: Line) -> str:
+    """`edda x gradcam: insertion` — what a line is about, in a few words."""
+    parts = [result[name]["label"] for name in ("augmenter", "explainer") if result.get(name)]
+    return f"{' x '.join(parts) or result['model']['label']}: {result['metric']['label']}"
+
+
+def frame(source: Path) -> pd.DataFrame:
+    """Every result of a file or folder as a DataFrame, one row per number, part names as columns.
+
+    `frame(path).query("metric == 'accuracy' and explainer == 'gradcam'").value.max()` is one line.
+    """
+    import pandas as pd
+
+    files = [source] if source.is_file() else sorted(path for path in source.rglob("*.jsonl"))
+    return pd.DataFrame([flat(each) for path in files for each in read(path)])
+
+
+def flat(result: Line) -> Line:
+    """A line with parts as their labels, and their parameters as `part.parameter`."""
+    row: Line = {}
+    for name, value in result.items():
+        if isinstance(value, dict) and "label" in value:
+            row[name] = value["label"]
+            row |= {f"{name}.{parameter}": inner for parameter, inner in value.get("parameters", {}).items()}
+        elif name == "interval":
+            row["low"], row["high"] = value or (None, None)
+        elif name not in ("environment", "curve"):
+            row[name] = value.get("name") if isinstance(value, dict) and "name" in value else value
+    return row

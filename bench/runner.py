@@ -1,0 +1,400 @@
+"""Running: carry a plan out, network by network, skipping what the store has, and let a failed job stop nothing else."""
+
+from __future__ import annotations
+
+import datetime
+import time
+import traceback
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from bench import contexts, environment
+from bench.data import Preparation, class_counts, labels_of, select
+from bench.errors import BenchError, StoreError
+from bench.explain import Selection, Subject, batch_size_for, explain
+from bench.interfaces import Layer
+from bench.keys import SCHEMA, derived_seed
+from bench.plan import PREPARATION_IMAGES, Explaining, Job, Plan, Scoring, Training
+from bench.results import Line
+from bench.score import Costs, Score, score
+from bench.store import Store, tensors_digest
+from bench.train import FitContext, fit, training_data
+
+
+class Observer(Protocol):
+    """Told what happens in a run: the terminal's display, or a tracker plugin."""
+
+    def started(self, job: Job) -> None: ...
+
+    def progress(self, job: Job, values: dict[str, Any]) -> None: ...
+
+    def finished(self, job: Job, record: dict[str, Any]) -> None: ...
+
+    def failed(self, job: Job, error: str) -> None: ...
+
+
+@dataclass
+class Outcome:
+    """What a run came to: a result line per score job that is stored, and each failure with its reason."""
+
+    lines: list[Line] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+    done: int = 0
+    skipped: int = 0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What changes how a run is carried out, but no number in it."""
+
+    device: str = "cpu"
+    batch_size: int | None = None
+    retry_failed: bool = True
+
+
+def execute(plan: Plan, store: Store, settings: Settings = Settings(), observers: Sequence[Observer] = ()) -> Outcome:
+    """Do every job of the plan that the store does not have, and gather the result lines of all.
+
+    A job that fails leaves its traceback in the store, its dependents undone, and the others as they were.
+    """
+    store.check_writable()
+    runner = _Runner(plan, store, settings, observers)
+    for training in plan.trainings:
+        _Network(runner, training).carry_out()
+    runner.outcome.lines = list(lines(plan, store))
+    return runner.outcome
+
+
+def lines(plan: Plan, store: Store) -> Iterable[Line]:
+    """The result lines of the plan's finished score jobs."""
+    for job in plan.scorings:
+        if store.has(job.key):
+            yield result_line(plan, job, store.record(job.key))
+
+
+def pending(plan: Plan, store: Store) -> list[Job]:
+    """The jobs that are still to do."""
+    return [job for job in plan.jobs if not store.has(job.key)]
+
+
+@dataclass
+class _Runner:
+    """What the jobs of one run share."""
+
+    plan: Plan
+    store: Store
+    settings: Settings
+    observers: Sequence[Observer]
+    outcome: Outcome = field(default_factory=Outcome)
+
+    def wanted(self, job: Job) -> bool:
+        """Is the job still to do? A failed one is, unless told otherwise."""
+        if self.store.has(job.key):
+            self.outcome.skipped += 1
+            return False
+        failure = self.store.failure(job.key)
+        if not self.settings.retry_failed and failure.exists():
+            self.outcome.failures[job.key] = failure.read_text().strip().splitlines()[-1]
+            return False
+        return True
+
+    def attempt(self, jobs: Sequence[Job], work: Any) -> bool:
+        """Do some work for the jobs; on an error of any kind store its traceback under each and go on."""
+        for observer in self.observers:
+            observer.started(jobs[0])
+        try:
+            work()
+        except StoreError:
+            raise
+        except Exception as error:
+            reason = str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
+            for job in jobs:
+                self.store.fail(job.key, traceback.format_exc())
+                self.outcome.failures[job.key] = reason
+                for observer in self.observers:
+                    observer.failed(job, reason)
+            return False
+        return True
+
+    def put(self, job: Job, record: dict[str, Any], files: dict[str, dict[str, Tensor]]) -> None:
+        stamp = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        full = {"identity": job.identity, "finished": stamp, "environment": environment.describe(self.settings.device), **record}
+        self.store.put(job.key, full, files)
+        self.outcome.done += 1
+        for observer in self.observers:
+            observer.finished(job, full)
+
+    def progress(self, job: Job) -> Any:
+        def report(values: dict[str, Any]) -> None:
+            for observer in self.observers:
+                observer.progress(job, values)
+
+        return report
+
+
+@dataclass
+class _Network:
+    """One trained network and all that is asked of it. It is built or loaded only if something is left to do."""
+
+    runner: _Runner
+    training: Training
+
+    def carry_out(self) -> None:
+        runner, training = self.runner, self.training
+        explainings = [job for job in runner.plan.explainings if job.training is training]
+        alone = [job for job in runner.plan.scorings if job.training is training and job.explaining is None and runner.wanted(job)]
+        if runner.wanted(training) and not runner.attempt([training], self._train):
+            return
+        if not runner.store.has(training.key):
+            return
+        for all_images in (True, False):
+            self._score([job for job in alone if job.all_images is all_images], None)
+        for explaining in explainings:
+            scorings = [job for job in runner.plan.scorings if job.explaining is explaining and runner.wanted(job)]
+            if runner.wanted(explaining):
+                runner.attempt([explaining], lambda job=explaining: self._explain(job))
+            if runner.store.has(explaining.key):
+                self._score(scorings, explaining)
+
+    # Training
+
+    def _train(self) -> None:
+        runner, job = self.runner, self.training
+        module, layers, stages, size = self._build()
+        record: dict[str, Any] = {"stage": "train", "cost": None}
+        if job.fits:
+            context = FitContext(
+                recipe=job.recipe,
+                info=job.data.train.info,
+                seed=job.seed,
+                key=job.key,
+                device=runner.settings.device,
+                target_layers=layers,
+                stages=stages,
+                explainer=_explainer_of(job),
+                folder=runner.store.partial(job.key),
+                report=runner.progress(job),
+            )
+            noise = None if job.noise is None else lambda labels: _noisy(job, labels)
+            data = training_data(job.data.train, job.recipe, noise, size)
+            assert job.augmenter is not None
+            record["cost"] = fit(job.trainer.part, module, data, job.augmenter.part, context)
+            record["label_noise"] = _noise_record(job, data)
+        weights = {name: tensor.detach().cpu() for name, tensor in module.state_dict().items()}
+        runner.put(job, {**record, "weights": tensors_digest(weights)}, {"weights": weights})
+
+    def _build(self) -> tuple[Any, Sequence[Layer], Sequence[Layer], tuple[int, int] | None]:
+        job, device = self.training, self.runner.settings.device
+        info = job.data.train.info if job.fits else job.data.test.info
+        torch.manual_seed(derived_seed(job.seed, "weights"))
+        module = job.model.part.build(info).to(device)
+        if job.recipe.memory_format == "channels_last":
+            module = module.to(memory_format=torch.channels_last)
+        return module, job.model.part.target_layers(module), job.model.part.stages(module), getattr(module, "input_size", None)
+
+    @cached_property
+    def _record(self) -> dict[str, Any]:
+        return self.runner.store.record(self.training.key)
+
+    @cached_property
+    def _subject(self) -> Subject:
+        """The trained network, its weights checked against the record."""
+        module, layers, stages, size = self._build()
+        weights = self.runner.store.tensors(self.training.key, "weights")
+        if tensors_digest(weights) != self._record["weights"]:
+            raise StoreError(
+                f"the weights in {self.runner.store.path(self.training.key)} are not those of its record.\n"
+                "Remove the folder; the next run trains again."
+            )
+        module.load_state_dict(weights)
+        return Subject(module.eval(), self.training.data.test.info, layers, stages, self.runner.settings.device, size)
+
+    # Explaining and scoring
+
+    def _selection(self, all_images: bool = False) -> Selection:
+        data = self.training.data
+        indices = torch.arange(len(data.test)) if all_images else self.runner.plan.selection(data)
+        return Selection(data.test, indices, self.runner.plan.spec.target)
+
+    @cached_property
+    def _preparation(self) -> Preparation:
+        data = self.training.data.preparation
+        indices = select(labels_of(data), PREPARATION_IMAGES, "preparation", data.info.fingerprint)
+        return Preparation(data, indices, self._subject.size, self.runner.settings.device)
+
+    def _explain(self, job: Explaining) -> None:
+        runner, explainer = self.runner, job.explainer.part
+        preparation = self._preparation if hasattr(explainer, "prepare") else None
+        folder = runner.store.partial(job.key)
+        found, cost = explain(
+            self._subject,
+            explainer,
+            self._selection(),
+            preparation,
+            folder=folder,
+            batch_size=runner.settings.batch_size,
+            report=runner.progress(job),
+        )
+        runner.put(job, {"stage": "explain", "weights": self._record["weights"], "cost": cost}, {"attributions": found})
+
+    def _score(self, jobs: Sequence[Scoring], explaining: Explaining | None) -> None:
+        """Score all together, so that they share forwards; where that fails, each by itself, to find out which one does."""
+        if not jobs:
+            return
+        together = [jobs] if len(jobs) > 1 else []
+        if together and self._scored(jobs, explaining):
+            return
+        for job in jobs:
+            self.runner.attempt([job], lambda job=job: self._score_now([job], explaining))
+
+    def _scored(self, jobs: Sequence[Scoring], explaining: Explaining | None) -> bool:
+        for observer in self.runner.observers:
+            observer.started(jobs[0])
+        try:
+            self._score_now(jobs, explaining)
+        except StoreError:
+            raise
+        except Exception:
+            return False
+        return True
+
+    def _score_now(self, jobs: Sequence[Scoring], explaining: Explaining | None) -> None:
+        runner, start = self.runner, time.perf_counter()
+        selection = self._selection(jobs[0].all_images)
+        explanation = state = explainer = None
+        costs = Costs(self._record["cost"], self._floor_cost(jobs))
+        if explaining is not None:
+            record = runner.store.record(explaining.key)
+            if record["weights"] != self._record["weights"]:
+                raise StoreError(
+                    f"the maps in {runner.store.path(explaining.key)} were made with other weights. Remove the folder; the next run explains again."
+                )
+            explanation, explainer = runner.store.tensors(explaining.key, "attributions"), explaining.explainer.part
+            costs = Costs(costs.training, costs.floor_training, record["cost"])
+            if any("explainer" in job.metric.part.needs for job in jobs) and hasattr(explainer, "prepare"):
+                state = self._prepared(explainer)
+        metrics = {job.key: job.metric.part for job in jobs}
+        scores = score(
+            self._subject,
+            metrics,
+            selection,
+            explanation,
+            explainer,
+            state,
+            costs,
+            batch_size=runner.settings.batch_size,
+            report=runner.progress(jobs[0]),
+        )
+        seconds = time.perf_counter() - start
+        for job in jobs:
+            runner.put(job, _score_record(scores[job.key], self._record["weights"], seconds / len(jobs)), _score_files(scores[job.key]))
+
+    def _prepared(self, explainer: Any) -> Any:
+        subject = self._subject
+        context = contexts.explain_context(subject.model, subject.info, subject.target_layers, subject.stages, [contexts.generator("prepare")])
+        context.chunk = batch_size_for(subject.image_size)
+        with contexts.untouched(subject.model), torch.enable_grad():
+            return explainer.prepare(subject.model, self._preparation, context)
+
+    def _floor_cost(self, jobs: Sequence[Scoring]) -> Any:
+        floor = self.training.floor
+        if floor is None or not any("training" in job.metric.part.needs for job in jobs):
+            return None
+        return self.runner.store.record(floor)["cost"] if self.runner.store.has(floor) else None
+
+
+def _explainer_of(job: Training) -> Any:
+    """The explainer that the augmenter (or the trainer) names as a parameter."""
+    for part in (job.augmenter, job.trainer):
+        for reference in part.references.values() if part else ():
+            if reference.kind == "explainer":
+                return reference.part
+    return None
+
+
+def _noisy(job: Training, labels: Tensor) -> Tensor:
+    assert job.noise is not None
+    stream = contexts.generator(job.seed, "label noise")
+    if getattr(job.noise.part, "needs_images", False):
+        return job.noise.part(labels, job.data.train.info, stream, images=job.data.train)  # type: ignore[no-any-return]
+    return job.noise.part(labels, job.data.train.info, stream)  # type: ignore[no-any-return]
+
+
+def _noise_record(job: Training, data: Any) -> dict[str, Any] | None:
+    """How many training labels are wrong, and how often each class became which."""
+    if job.noise is None:
+        return None
+    clean, noisy = labels_of(job.data.train)[data.indices], data.labels[data.indices]
+    classes = data.info.num_classes
+    table = torch.bincount(clean * classes + noisy, minlength=classes * classes).view(classes, classes)
+    return {"rate": float((clean != noisy).float().mean()), "transitions": table.tolist(), "class_counts": list(class_counts(noisy, classes))}
+
+
+def _score_record(found: Score, weights: str, seconds: float) -> dict[str, Any]:
+    known = int(found.values.isfinite().sum())
+    value = found.value if found.value == found.value else None
+    outcome = {
+        "value": value,
+        "interval": found.interval and list(found.interval),
+        "n": known,
+        "unscored": len(found.values) - known,
+        "curve": found.curve,
+    }
+    return {"stage": "score", "weights": weights, "seconds": seconds, "outcome": outcome}
+
+
+def _score_files(found: Score) -> dict[str, dict[str, Tensor]]:
+    return {"rows": {"rows": found.rows, "values": found.values.clone()}}  # Two names for one memory are refused by safetensors.
+
+
+def _shown(part: Any) -> dict[str, Any] | None:
+    if part is None:
+        return None
+    distribution = part.entry.distribution
+    return {"label": part.label, **part.identity(), "plugin": part.entry.plugin, "distribution": distribution}
+
+
+def result_line(plan: Plan, job: Scoring, record: dict[str, Any]) -> Line:
+    """Everything about one number: what it is, what it was measured on, and what made it."""
+    training, metric = job.training, job.metric
+    test = training.data.test.info
+    dataset = {
+        "name": test.name,
+        "label": training.data.part.label,
+        "fingerprint": test.fingerprint,
+        "licence": test.licence,
+        "redistributable": test.redistributable,
+    }
+    if training.fits:
+        dataset["train_fingerprint"] = training.data.train.info.fingerprint
+    traits = {"higher_is_better": metric.part.higher_is_better, "category": metric.part.category, "unit": metric.part.unit}
+    floor = job.explaining.explainer if job.explaining else training.augmenter
+    return {
+        "schema": SCHEMA,
+        "key": job.key,
+        "training": training.key,
+        "explaining": job.explaining.key if job.explaining else None,
+        "run": plan.spec.name,
+        "dataset": dataset,
+        "model": _shown(training.model),
+        "trainer": _shown(training.trainer),
+        "augmenter": _shown(training.augmenter),
+        "noise": _shown(training.noise),
+        "recipe": training.identity.get("recipe"),
+        "seed": training.seed if training.fits else None,
+        "explainer": _shown(job.explaining.explainer if job.explaining else None),
+        "floor": bool(floor is not None and getattr(floor.part, "floor", False)),
+        "metric": {**(_shown(metric) or {}), **traits},
+        "images": job.identity["images"],
+        "weights": record["weights"],
+        "machine": job.identity.get("machine"),
+        "seconds": record["seconds"],
+        "finished": record["finished"],
+        "environment": record["environment"],
+        **record["outcome"],
+    }

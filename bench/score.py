@@ -1,0 +1,113 @@
+"""Scoring: metrics over the chosen images, all metrics of one network and explainer in one walk, so that they share forwards."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench import contexts
+from bench.data import batches
+from bench.explain import Selection, Subject, batch_size_for, targets_for
+from bench.interfaces import Explained
+from bench.intervals import Interval, as_rows, over_images, over_images_of
+
+
+@dataclass(frozen=True)
+class Score:
+    """One metric's outcome: rows (one per image, or per repeat), the number, and its interval over images."""
+
+    rows: Tensor
+    values: Tensor
+    value: float
+    interval: Interval | None
+    curve: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Records that cost metrics read."""
+
+    training: Mapping[str, Any] | None = None
+    floor_training: Mapping[str, Any] | None = None
+    explaining: Mapping[str, Any] | None = None
+
+
+def score(
+    subject: Subject,
+    metrics: Mapping[str, Any],
+    selection: Selection,
+    explanation: Mapping[str, Tensor] | None = None,
+    explainer: Any = None,
+    state: Any = None,
+    costs: Costs = Costs(),
+    *,
+    batch_size: int | None = None,
+    report: Callable[[dict[str, Any]], None] = lambda progress: None,
+) -> dict[str, Score]:
+    """Score every metric, by the names they come with. Maps in `explanation` are those of `selection`, in its order."""
+    size = batch_size_for(subject.image_size, batch_size)
+    rows: dict[str, list[Tensor]] = {name: [] for name in metrics}
+    per_image = {name: metric for name, metric in metrics.items() if getattr(metric, "per_image", True)}
+    once = {name: metric for name, metric in metrics.items() if name not in per_image}
+    done = 0
+    for images in batches(selection.data, selection.indices, size, subject.size, subject.device):
+        explained = _explained(subject, images, selection, explanation, done, size)
+        context = _context(subject, explained, selection, explainer, state, costs, size)
+        todo = per_image if done else {**once, **per_image}  # What is not about images is asked for once, first, in peace.
+        for name, metric in todo.items():
+            rows[name].append(metric(subject.model, explained, context).detach().cpu().double())
+        done += len(explained)
+        report({"step": done, "steps": len(selection.indices)})
+    return {name: summarise(metric, torch.cat(rows[name])) for name, metric in metrics.items()}
+
+
+def _explained(subject: Subject, images: Any, selection: Selection, explanation: Mapping[str, Tensor] | None, done: int, size: int) -> Explained:
+    rows = slice(done, done + len(images.inputs))
+    if explanation is None:
+        logits, maps = contexts.forward(subject.model, images.inputs, size), None
+        targets = targets_for(selection.target, logits, images.labels)
+    else:
+        if not torch.equal(explanation["indices"][rows], images.indices):
+            raise ValueError("the maps are not those of the images to be scored")
+        logits, targets, maps = (explanation[name][rows].to(subject.device) for name in ("logits", "targets", "attributions"))
+    return Explained(images.inputs, images.labels, images.indices, targets, logits, maps, images.masks, images.boxes)
+
+
+def _context(subject: Subject, explained: Explained, selection: Selection, explainer: Any, state: Any, costs: Costs, size: int) -> Any:
+    return contexts.metric_context(
+        subject.model,
+        explained,
+        subject.info,
+        selection.generators("score", explained.indices),
+        subject.target_layers,
+        subject.stages,
+        explainer,
+        chunk=size,
+        state=state,
+        training=costs.training,
+        floor_training=costs.floor_training,
+        explain_cost=costs.explaining,
+    )
+
+
+def summarise(metric: Any, rows: Tensor) -> Score:
+    """The number, each image's share in it, the interval and the curve of a metric's rows.
+
+    Images whose value is not a number (not applicable to them) are left out of the mean and counted out of n.
+    """
+    own_values, own_aggregate, own_curve = (getattr(metric, name, None) for name in ("values", "aggregate", "curve"))
+    values = own_values(rows) if own_values else (rows if rows.ndim == 1 else rows.mean(1))
+    if own_aggregate is not None:
+        value = float(own_aggregate(rows))
+        interval = over_images_of(lambda part: float(own_aggregate(torch.from_numpy(part))), as_rows(rows))
+    else:
+        known = values[values.isfinite()]
+        value = float(known.mean()) if len(known) else math.nan
+        interval = over_images(as_rows(known))
+    curve = own_curve(rows)._asdict() if own_curve else None
+    return Score(rows, values, value, interval, curve)
