@@ -75,9 +75,9 @@ def _finding(entry: Entry, registry: Registry, claim: str, check: Check) -> Find
 
 
 def resolved(entry: Entry, registry: Registry) -> ResolvedPart:
-    """The part with its defaults. Raises NotTried where a parameter has none."""
+    """The part with its defaults, or with the `quick` parameters it names. Raises NotTried where a parameter has none."""
     try:
-        return registry.resolve(entry.kind, entry.name)
+        return registry.resolve(entry.kind, {"name": entry.name, **getattr(entry.factory, "quick", {})})
     except BenchError as error:
         raise NotTried(str(error).split("\n")[0]) from None
 

@@ -331,7 +331,7 @@ class Curve(NamedTuple):
     y_label: str
 
 
-Need = Literal["logits", "attributions", "masks", "boxes", "explainer", "training", "explain_cost"]
+Need = Literal["logits", "attributions", "masks", "boxes", "explainer", "training", "explain_cost", "single_label", "multi_label"]
 
 
 # What each kind of part looks like. A part is a frozen dataclass whose fields are the method's parameters; nobody has to
@@ -339,7 +339,12 @@ Need = Literal["logits", "attributions", "masks", "boxes", "explainer", "trainin
 
 
 class Part(Protocol):
-    """Common to all parts. `version` is raised by the author when the numbers change."""
+    """Common to all parts. `version` is raised by the author when the numbers change.
+
+    Optional class attributes: `default = True` takes the part where a run names none; `floor = True` adds it to every run;
+    `argument` names the field that `"name:value"` fills; `claim` says what has been shown of the method; `quick` holds
+    parameters with which its promises can be checked in seconds; `trainers` names the only trainers an augmenter is for.
+    """
 
     name: ClassVar[str]
     version: ClassVar[int]

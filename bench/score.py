@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -60,7 +60,8 @@ def score(
         context = _context(subject, explained, selection, explainer, state, costs, size)
         todo = per_image if done else {**once, **per_image}  # What is not about images is asked for once, first, in peace.
         for name, metric in todo.items():
-            rows[name].append(metric(subject.model, explained, context).detach().cpu().double())
+            streams = [contexts.clone_generator(stream) for stream in context.generators]  # What one metric draws is nothing to the next.
+            rows[name].append(metric(subject.model, explained, replace(context, generators=streams)).detach().cpu().double())
         done += len(explained)
         report({"step": done, "steps": len(selection.indices)})
     return {name: summarise(metric, torch.cat(rows[name])) for name, metric in metrics.items()}

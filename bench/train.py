@@ -22,9 +22,12 @@ from bench.interfaces import ArrayData, Batch, DatasetInfo, ImageData, Layer, Pa
 from bench.keys import derived_seed
 
 
-@dataclass(frozen=True)
+@dataclass
 class TrainingData:
-    """The images a trainer sees: the dataset, the labels to believe (N,) or (N, K), and which positions to train on."""
+    """The images a trainer sees: the dataset, the labels to believe (N,) or (N, K), and which positions to train on.
+
+    Only `extra` changes during a training, and it is saved with the checkpoint.
+    """
 
     data: ImageData
     labels: Tensor
@@ -64,6 +67,13 @@ class TrainingData:
         """(B, K) targets."""
         labels = self.labels if self.extra is None else torch.cat([self.labels, self.extra.labels])
         return one_hot(labels[positions], self.info.num_classes)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The augmenter's extra images, for a checkpoint."""
+        return {} if self.extra is None else {"images": self.extra.images, "labels": self.extra.labels}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.extra = ArrayData(self.info, state["images"].cpu(), state["labels"].cpu()) if state else None
 
 
 def training_data(data: ImageData, recipe: Recipe, noise: Callable[[Tensor], Tensor] | None, size: tuple[int, int] | None) -> TrainingData:
@@ -129,16 +139,25 @@ class FitContext:
         """The recipe's learning rate over `steps` steps; call `.step()` after each."""
         return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_at(self.recipe, step / max(1, steps)))
 
+    def set_rate(self, optimizer: torch.optim.Optimizer, progress: float, least: float = 0.0) -> None:
+        """The recipe's learning rate at a share of the training in [0, 1], for fits whose epochs differ in their steps.
+
+        It is a part of what each group started with (`initial_lr`). `least` is the part at which a cosine ends.
+        """
+        for group in optimizer.param_groups:
+            group["lr"] = group.setdefault("initial_lr", group["lr"]) * rate_at(self.recipe, progress, least)
+
     def steps_per_epoch(self, data: TrainingData, batch_size: int | None = None) -> int:
         return max(1, len(data) // (batch_size or self.recipe.batch_size))
 
     def epochs(self, model: nn.Module, data: TrainingData, epochs: int | None = None, **state: Any) -> Iterator[int]:
-        """The epochs that are left. Anything in `state` with a `state_dict` is saved after each and restored at a restart.
+        """The epochs that are left. The model, the data's extra images and anything in `state` with a `state_dict` are saved
+        after each and restored at a restart.
 
         Raises TrainingDiverged after an epoch whose loss is not a number.
         """
         self.total_epochs = epochs or self.recipe.epochs
-        everything = {"model": model, **state}
+        everything = {"model": model, "data": data, **state}
         for epoch in range(self._resume(everything), self.epochs_in_all):
             start, before = time.perf_counter(), Passes(self.passes.forward, self.passes.backward)
             self._sums, self._counts = {}, {}
@@ -159,23 +178,43 @@ class FitContext:
         positions: Tensor | None = None,
         batch_size: int | None = None,
         stream: str = "train",
+        shuffle: bool = True,
+        crop: bool = True,
     ) -> Iterator[tuple[Batch, StepContext]]:
-        """Shuffled, cropped and mirrored batches, each with the context of its step. The last, smaller one is left out."""
+        """Shuffled, cropped and mirrored batches, each with the context of its step. The last, smaller one is left out.
+
+        stream: a name for the draws of order, crops and dropout; loops over one epoch's data that are to differ need another.
+        shuffle=False takes the positions as they come; crop=False leaves the images whole, to be cropped by `cropped` or not at all.
+        """
         size = batch_size or self.recipe.batch_size
-        positions = data.positions() if positions is None else positions
-        order = positions[torch.randperm(len(positions), generator=contexts.generator(self.seed, "order", stream, epoch))]
+        order = data.positions() if positions is None else positions
+        if shuffle:
+            order = self.shuffled(order, stream, epoch)
         steps = max(1, len(order) // size)
         for step in range(steps):
             rows = order[step * size : (step + 1) * size]
-            streams = contexts.generator(self.seed, "crop", stream, epoch, step)
-            inputs = crop_and_flip(data.inputs(rows), self.recipe.crop_padding, self.recipe.flip, streams)
+            inputs = data.inputs(rows)
+            inputs = self.cropped(inputs, stream, epoch, step) if crop else self._laid_out(inputs)
             torch.manual_seed(derived_seed(self.seed, "dropout", stream, epoch, step))
-            if self.recipe.memory_format == "channels_last":
-                inputs = inputs.contiguous(memory_format=torch.channels_last)
             batch = Batch.of(inputs.to(self.device), data.targets(rows).to(self.device), rows.to(self.device))
             self.record(images=len(rows), steps=1)
             yield batch, self.step(model, data, epoch, step, steps, stream)
             self.report({"epoch": epoch, "epochs": self.epochs_in_all, "step": step + 1, "steps": steps})
+
+    def shuffled(self, positions: Tensor, stream: str, epoch: int) -> Tensor:
+        """The positions in the order of this stream and epoch."""
+        return positions[torch.randperm(len(positions), generator=contexts.generator(self.seed, "order", stream, epoch))]
+
+    def cropped(self, inputs: Tensor, stream: str, epoch: int, step: int) -> Tensor:
+        """The images cropped and mirrored as the recipe says; another stream gives another view of them."""
+        draws = contexts.generator(self.seed, "crop", stream, epoch, step)
+        return self._laid_out(crop_and_flip(inputs, self.recipe.crop_padding, self.recipe.flip, draws))
+
+    def _laid_out(self, inputs: Tensor) -> Tensor:
+        """In the recipe's memory format."""
+        if self.recipe.memory_format == "channels_last":
+            return inputs.contiguous(memory_format=torch.channels_last)
+        return inputs
 
     def step(self, model: nn.Module, data: TrainingData, epoch: int, step: int, steps: int, stream: str = "train") -> StepContext:
         """The context for one call of the augmenter."""
@@ -211,12 +250,14 @@ class FitContext:
         return torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16, enabled=self.recipe.precision == "bf16")
 
     def extended(self, augmenter: Any, model: nn.Module, data: TrainingData, epoch: int) -> TrainingData:
-        """The data of the next epoch: an augmenter with `end_epoch` may add images."""
+        """The data of the next epoch: an augmenter with `end_epoch` may add images, in place of those it added before."""
         end_epoch = getattr(augmenter, "end_epoch", None)
         if end_epoch is None:
             return data
         added = end_epoch(model, data, self.step(model, data, epoch, 0, 1, "end"))
-        return data if added is None else TrainingData(data.data, data.labels, data.indices, data.validation, data.size, added)
+        if added is not None:
+            data.extra = added
+        return data
 
     def average(self, **values: Any) -> None:
         """Log values; their mean over the epoch is kept."""
@@ -283,13 +324,13 @@ class FitContext:
         return int(saved["epoch"])
 
 
-def rate_at(recipe: Recipe, progress: float) -> float:
-    """The learning rate as a part of the recipe's own, at a share of the training in [0, 1]."""
+def rate_at(recipe: Recipe, progress: float, least: float = 0.0) -> float:
+    """The learning rate as a part of the recipe's own, at a share of the training in [0, 1]; a cosine ends at `least`."""
     match recipe.schedule:
         case "constant":
             return 1.0
         case "cosine":
-            return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+            return least + (1 - least) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
         case "one-cycle":  # Up over the first quarter, down to nothing at the end.
             return max(0.0, progress / 0.25 if progress < 0.25 else (1 - progress) / 0.75)
         case "step":

@@ -39,6 +39,11 @@ def between(first: Tensor, last: Tensor, size: int) -> Tensor:
     return (positions >= first[:, None]) & (positions < last[:, None])
 
 
+def window_sums(maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """(B, H, W) at each pixel the sum over a window of the map; row y of `rows` (H, H) is True on the rows its window has."""
+    return rows.to(maps) @ maps @ columns.to(maps).T
+
+
 def around(rows: Tensor, columns: Tensor, heights: Tensor, widths: Tensor, height: int, width: int) -> Boxes:
     """Boxes that reach half their size to both sides of (row, column), cut off at the border; odd sizes lose a pixel."""
     half_height, half_width = heights // 2, widths // 2

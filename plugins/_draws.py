@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
+from bench_plugins.mixing import mix_targets
 from torch import Tensor
 
 from bench.errors import InvalidValue
 from bench.interfaces import Batch, Fill, StepContext
-from bench_plugins.mixing import mix_targets
 
 
 def uniform(low: float, high: float, shape: int | tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -24,7 +24,8 @@ def single_label(method: str, context: StepContext) -> None:
     """Raises InvalidValue for data with several labels per image."""
     if context.multi_label:
         raise InvalidValue(
-            f"augmenter '{method}' needs one label per image, and data set '{context.info.name}' has several.\nMixing by area works there: cutmix, fmix, ricap."
+            f"augmenter '{method}' needs one label per image, and data set '{context.info.name}' has several.\n"
+            "Those that erase or mix by area take it: cutout, cutmix, fmix, ricap."
         )
 
 

@@ -68,7 +68,7 @@ class ExpectedCalibrationError(_OfProbabilities):
         return (confidence - right).mean(1)
 
     def aggregate(self, rows: Tensor) -> float:
-        confidence, right = (part.flatten().double() for part in rows.chunk(2, dim=1))
+        confidence, right = (part.flatten().double().contiguous() for part in rows.chunk(2, dim=1))
         inner_edges = torch.linspace(0, 1, self.bins + 1, dtype=torch.float64)[1:-1]
         own_bin = torch.bucketize(confidence, inner_edges, right=True)
         gaps = torch.zeros(self.bins, dtype=torch.float64).index_add_(0, own_bin, confidence - right)

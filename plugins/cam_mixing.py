@@ -12,10 +12,11 @@ a network with average pooling and one linear layer, up to a factor that the sum
 class twice; here its weight is the sum of both. Part Swapping and Attribute Mix are from short descriptions, and no code of their
 authors was read. Attribute Mix trains on a class for each attribute of each class, which the targets here have no place for.
 
-Choices: targets always add up to 1, so the sum of SnapMix's two weights goes into the weight of the row. A constant map counts
-as the area in SnapMix, as the whole image in Part Swapping and as no attribute in Attribute Mix. The box of Part Swapping is around all pixels whose map, brought to [0, 1], is at least `threshold`, and so is
-the region of Attribute Mix; the other image is drawn from the batch, and an image alone in its class stays as it is. Attribute
-Mix finds 3 attributes, which the short description leaves open, and draws one of them for the whole batch. One label per image.
+Choices: targets always add up to 1, so the sum of SnapMix's two weights goes into the weight of the row. The region of an image
+is where its map, brought to [0, 1], is at least `threshold`; Part Swapping takes the box around it. A constant map counts as the
+area in SnapMix, as the whole image in Part Swapping, and as no attribute in Attribute Mix. Part Swapping's other image is drawn
+from the batch, and an image alone in its class stays as it is. Attribute Mix finds 3 attributes, which the short description
+leaves open, and draws one of them for the whole batch. One label per image.
 
 Checked against: maps, boxes and weights worked out by hand with stub explainers, torch's `interpolate` for the resizing.
 
@@ -28,15 +29,15 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import torch
+from bench_plugins._boxes import Boxes, anywhere, moved
+from bench_plugins._draws import mix_by, single_label
+from bench_plugins.edda import unit_range
+from bench_plugins.mixing import Alpha, Mode, draw_partners, draw_shares, draws, mix_targets
 from pydantic import Field
 from torch import Tensor, nn
 
 from bench import hookimpl
 from bench.interfaces import Batch, Explaining, Fill, Fraction, StepContext
-from bench_plugins._boxes import Boxes, anywhere, moved
-from bench_plugins._draws import mix_by, single_label
-from bench_plugins.edda import unit_range
-from bench_plugins.mixing import Alpha, Mode, draw_partners, draw_shares, draws, mix_targets
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,9 @@ class AttributeMix:
 
     name: ClassVar[str] = "attributemix"
     version: ClassVar[int] = 1
-    paper: ClassVar[str] = "Li, Zhang, Xiong, Tian; Attribute Mix: Semantic Data Augmentation for Fine Grained Recognition; VCIP 2020; arXiv:2004.02684"
+    paper: ClassVar[str] = (
+        "Li, Zhang, Xiong, Tian; Attribute Mix: Semantic Data Augmentation for Fine Grained Recognition; VCIP 2020; arXiv:2004.02684"
+    )
     claim: ClassVar[str] = "unverified"
 
     explainer: Explaining = "gradcam"

@@ -32,15 +32,15 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
+from bench_plugins._draws import seed_from
+from bench_plugins._gradients import loss_saliency
+from bench_plugins.mixing import Alpha
 from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
 from bench import hookimpl
 from bench.interfaces import Batch, Fraction, StepContext
-from bench_plugins._draws import seed_from
-from bench_plugins._gradients import loss_saliency
-from bench_plugins.mixing import Alpha
 
 Array = NDArray[np.float64]
 Weight = Annotated[float, Field(ge=0)]
@@ -53,9 +53,7 @@ class CoMixup:
 
     name: ClassVar[str] = "comixup"
     version: ClassVar[int] = 1
-    paper: ClassVar[str] = (
-        "Kim, Choo, Jeong, Song; Co-Mixup: Saliency Guided Joint Mixup with Supermodular Diversity; ICLR 2021; arXiv:2102.03065"
-    )
+    paper: ClassVar[str] = "Kim, Choo, Jeong, Song; Co-Mixup: Saliency Guided Joint Mixup with Supermodular Diversity; ICLR 2021; arXiv:2102.03065"
     claim: ClassVar[str] = "formula verified"
 
     alpha: Alpha = 2.0
@@ -158,17 +156,16 @@ def label(unary: Array, differences: Array) -> NDArray[np.int64]:
     each = unary.argmin(3)
     one = np.broadcast_to(unary.sum((1, 2)).argmin(1)[:, None, None], each.shape)
     labels, unary, differences = np.concatenate([each, one]), np.tile(unary, (2, 1, 1, 1)), np.tile(differences, (2, 1, 1))
+    least = energy(labels, unary, differences)
     while True:
-        before = labels
-        labels = _best_lines(labels, unary, differences)
-        labels = _best_lines(labels.swapaxes(1, 2), unary.swapaxes(1, 2), differences).swapaxes(1, 2)
-        energies = energy(labels, unary, differences)
-        worse = energies >= energy(before, unary, differences)
-        if worse.all():
+        changed = _best_lines(labels, unary, differences)
+        changed = _best_lines(changed.swapaxes(1, 2), unary.swapaxes(1, 2), differences).swapaxes(1, 2)
+        energies = energy(changed, unary, differences)
+        better = energies < least - 1e-12  # Below that it is the order of a sum.
+        if not better.any():
             break
-        labels = np.where(worse[:, None, None], before, labels)
-    first, second = np.split(energy(before, unary, differences), 2)
-    return np.where((first <= second)[:, None, None], before[:sets], before[sets:])
+        labels, least = np.where(better[:, None, None], changed, labels), np.where(better, energies, least)
+    return np.where((least[:sets] <= least[sets:])[:, None, None], labels[:sets], labels[sets:])
 
 
 def energy(labels: NDArray[np.int64], unary: Array, differences: Array) -> Array:

@@ -2,8 +2,8 @@
 
 Paper: white noise is blurred by a Gaussian whose sigma is drawn log-uniformly; a pixel belongs to the mask where the blurred
 noise is at or below mean + std · √2 · erfinv(2p - 1), which a share of about p of the pixels is. CowOut keeps the mask and
-replaces the rest, p ~ U(0.25, 1). CowMix takes the mask from the next image of the batch, p ~ U(0.2, 0.8); that image's target
-has the weight of the mask's measured area, because p is met only on average (its spread is 0.05 at 32 pixels).
+replaces the rest, p ~ U(0.25, 1). CowMix takes the mask from the row before in the batch, p ~ U(0.2, 0.8); that image's target
+has the weight of the mask's measured area, which is only roughly p (it deviates by 0.05 at 32 pixels).
 
 Differs from the paper: there the masks serve a semi-supervised mean teacher; here they change labelled batches. CowOut's
 background is normal noise in the model's units, which would leave [0, 1]; here it is uniform noise per pixel.
@@ -11,8 +11,8 @@ background is normal noise in the model's units, which would leave [0, 1]; here 
 Choices: sigma is a share of the image's side, 4 to 16 of 32 pixels. Each image has a mask of its own, as in the authors' code.
 A Gaussian's scale cancels in the threshold, so the kernel is neither cut off nor normalised.
 
-Checked against: the mean of area - p over many masks, the threshold and the blur by an independent convolution, the targets by
-the pixels that were changed.
+Checked against: the threshold and the blur by SciPy, the mean of area - p over many masks, the targets by the pixels that were
+changed.
 
 Cost: no passes.
 """
@@ -24,12 +24,12 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import torch
+from bench_plugins._draws import hide, mix_by, uniform
 from pydantic import Field
 from torch import Tensor, nn
 
 from bench import hookimpl
 from bench.interfaces import Batch, Fill, Fraction, StepContext
-from bench_plugins._draws import hide, mix_by, uniform
 
 PAPER = "French, Oliver, Salimans; Milking CowMask for Semi-Supervised Image Classification; 2020; arXiv:2003.12022"
 Sigma = Annotated[float, Field(gt=0)]

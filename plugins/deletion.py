@@ -9,9 +9,9 @@ steps do not divide the pixels (the reference code counts a short last step as a
 colour that `deletion` ends with; the paper's insertion starts from a blurred image, which is `insertion-blur`. The blur is RISE's
 (11 x 11, sigma 5) at any image size. Equal values are taken by position.
 
-Choices: hidden pixels take `fill`: the model's mean colour (`deletion`, `insertion`), a blur (`-blur`) or black (`-black`). The
-numbers depend on it: on one model a random map scored .356 by insertion with the mean and .217 with black. Both ends of the curve
-are scored; the fill itself need not score 0. A row holds the area first, then the scores from no pixel taken to all.
+Choices: hidden pixels take `fill`: the model's mean colour (`deletion`, `insertion`), a blur (`-blur`) or black (`-black`); numbers
+with different fills are not comparable. Both ends of the curve are scored; the fill itself need not score 0. A row holds the area
+first, then the scores from no pixel taken to all.
 
 Checked against: the two-channel network worked out by hand (.306757 and .868308), constant and linear scores, and torchcam's
 `DeletionInsertionMetric` on a small network.

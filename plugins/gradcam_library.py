@@ -1,11 +1,10 @@
-"""Class-activation maps that pytorch-grad-cam computes: principal components, all biases, element by element, class
-against class.
+"""Class-activation maps that pytorch-grad-cam computes: by principal components, by all biases, by class against class.
 
 Paper: with A the maps of a layer and g their gradient. `eigencam` projects A on its first principal component,
-`eigengradcam` g · A on its own; `kpca-cam` does what `eigencam` does with a kernel. `gradcam-elementwise` sums ReLU(g ·
-A). `fullgrad` sums the size of input times gradient and of bias times gradient over all layers. `finercam` is Grad-CAM
-of how far the target's logit is above those of the most similar classes, `shapleycam` Grad-CAM with weights mean(g - H
-A / 2), H the Hessian by the maps.
+`eigengradcam` g · A on its own; `kpca-cam` does what `eigencam` does with a kernel. `gradcam-elementwise` sums
+ReLU(g · A). `fullgrad` sums the size of input times gradient and of bias times gradient over all layers. `finercam` is Grad-CAM
+of how far the target's logit is above those of the most similar classes, `shapleycam` Grad-CAM with weights
+mean(g - H A / 2), H the Hessian by the maps.
 
 Differs from the papers: the maps come as the library gives them, clamped at zero and stretched to [0, 1] per image,
 before and after the bilinear upsampling; a constant map is 0. `eigencam`, `eigengradcam` and `kpca-cam` centre the maps
@@ -20,13 +19,15 @@ weighted by their softmax among themselves. `shapleycam` explains the logit plus
 Differs from pytorch-grad-cam: a layer followed by an in-place ReLU keeps its own maps, where the library sees them
 overwritten; its context manager swallows IndexError, so its hooks are taken off here; the gradients that it clears on
 the model's weights are put back. `kpca-cam` draws its start vector from the row's generator, where the library takes it
-from the global one. `fullgrad` is refused where biases would be left out or taken for another layer's.
+from the global one. `shapleycam` works for layers of tokens. `fullgrad` is refused where biases would be left out or
+taken for another layer's.
 
 Checked against: a two-channel network worked out by hand; the library called directly; principal components by another
 decomposition; weights of `shapleycam` and `finercam` by torch.func.
 
-Cost: one forward and one backward that ends at the layer; `eigencam` and `kpca-cam` no backward, `fullgrad` and
-`shapleycam` a whole one, `finercam` one more forward. The maps are put together in NumPy, image by image.
+Cost: one forward and one backward that ends at the layer; `eigencam` and `kpca-cam` no backward, `fullgrad` a whole
+one, `shapleycam` that and one more from the layer on, `finercam` one more forward. The maps are put together in NumPy,
+image by image.
 """
 
 from __future__ import annotations
@@ -197,13 +198,13 @@ class ShapleyCam(LibraryCam):
 
     name: ClassVar[str] = "shapleycam"
     version: ClassVar[int] = 1
-    paper: ClassVar[str] = "Cai; CAMs as Shapley Value-based Explainers; The Visual Computer 2025; arXiv:2501.06261"
+    paper: ClassVar[str] = "Cai; CAMs as Shapley Value-based Explainers; 2025; arXiv:2501.06261"
     whole_backward: ClassVar[bool] = True  # The library asks for the gradient by the pixels, with a graph of its own.
 
     def open(self, model: nn.Module, layer: Layer, generators: Sequence[torch.Generator]) -> Any:
         from pytorch_grad_cam import ShapleyCAM
 
-        return ShapleyCAM(model, [layer.module], partial(feature_map, layer))
+        return mapped(ShapleyCAM)(model, [layer.module], partial(feature_map, layer))
 
     def targets(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> list[Callable[[Tensor], Tensor]]:
         from pytorch_grad_cam.utils.model_targets import ClassifierOutputReST
@@ -332,6 +333,17 @@ def turned(library: type) -> type:
             return np.where(agreement < 0, -component, component)
 
     return Turned
+
+
+def mapped(library: type) -> type:
+    """The library's class with the layer's maps brought into their shape before they are weighted, which it forgets."""
+
+    class Mapped(library):
+        def get_cam_image(self, inputs: Any, layer: Any, targets: Any, maps: Tensor, gradients: Tensor, smooth: bool) -> np.ndarray:
+            weights = self.get_cam_weights(inputs, layer, targets, maps, gradients)  # (B, C)
+            return (weights[:, :, None, None] * self.activations_and_grads.reshape_transform(maps).detach().cpu().numpy()).sum(1)
+
+    return Mapped
 
 
 def seeded(library: type, generators: Sequence[torch.Generator]) -> type:

@@ -7,10 +7,10 @@ share of every class, chosen by content and `split_seed`, is the test part. A re
 in the data folder. `boxes.json` beside the split folders gives boxes in pixels of the files:
 `{"<class>/<file>": {"boxes": [[x0, y0, x1, y1], …]}}`, with a fifth number 1 for a difficult one.
 
-Choices: `size` resizes the shorter side and cuts out the middle (`resize = "crop"`) or squashes the whole image (`"squash"`); without it the
-images must have one size. Resizing is antialiased bilinear, rounded as torchvision does; orientation tags are not
-looked at, as in torchvision. `classes = "imagenet"` maps folders named by WordNet ids to the 1000 labels of ImageNet models, in the
-order of `classes.json`: `[{"wnid": "n01440764", "words": "tench"}, …]`. Images lie in the order of their content; the fingerprint
+Choices: in results the data set is called after its folder. `size` resizes the shorter side and cuts out the middle (`resize = "crop"`) or
+squashes the whole image (`"squash"`); without it the images must have one size. Resizing is antialiased bilinear, rounded as torchvision does;
+orientation tags are not looked at, as in torchvision. `classes = "imagenet"` maps folders named by WordNet ids to the 1000 labels of ImageNet
+models, in the order of `classes.json`: `[{"wnid": "n01440764", "words": "tench"}, …]`. Images lie in the order of their content; the fingerprint
 hashes the files' bytes, labels, boxes and the size shown, and no names. Normalisation is ImageNet's.
 
 Checked against: torchvision's ImageFolder, Resize and CenterCrop; boxes against rectangles painted into images that are then resized.

@@ -23,16 +23,15 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
+from bench_plugins._boxes import Boxes, around, between, window_sums
+from bench_plugins._draws import hide
+from bench_plugins._gradients import input_gradients
+from bench_plugins.policies import AutoAugment, RandAugment, TrivialAugment
 from pydantic import Field
 from torch import Tensor, nn
 
 from bench import hookimpl
 from bench.interfaces import Batch, Fill, Fraction, StepContext
-from bench_plugins._boxes import Boxes, around
-from bench_plugins._draws import hide
-from bench_plugins._gradients import input_gradients
-from bench_plugins.policies import AutoAugment, RandAugment, TrivialAugment
 
 PAPER = "Gong, Wang, Li, Chandra, Liu; KeepAugment: A Simple Information-Preserving Data Augmentation Approach; CVPR 2021; arXiv:2011.11778"
 POLICIES = {"autoaugment": AutoAugment, "randaugment": RandAugment, "trivialaugment": TrivialAugment}
@@ -89,17 +88,9 @@ class Squares:
     def __init__(self, saliency: Tensor, length: float) -> None:
         self.height, self.width = saliency.shape[1:]
         self.side = max(2, round(length * min(self.height, self.width)))
-        boxes = self.around(torch.arange(self.height * self.width, device=saliency.device))
-        # Sums by differences of a running sum, in float64 because they cancel.
-        running = F.pad(saliency.double().cumsum(1).cumsum(2), (1, 0, 1, 0))  # (B, H + 1, W + 1)
-        right = running[:, boxes.bottom, boxes.right] - running[:, boxes.top, boxes.right]
-        left = running[:, boxes.bottom, boxes.left] - running[:, boxes.top, boxes.left]
-        self.means = ((right - left) / boxes.areas).view_as(saliency)
-
-    def around(self, centres: Tensor) -> Boxes:
-        """The squares around pixels that are numbered row by row."""
-        sides = torch.full_like(centres, self.side)
-        return around(centres // self.width, centres % self.width, sides, sides, self.height, self.width)
+        reach = self.side // 2
+        rows, columns = (_near(size, reach, saliency) for size in (self.height, self.width))
+        self.means = window_sums(saliency, rows, columns) / window_sums(torch.ones_like(saliency[:1]), rows, columns)
 
     def quantile(self, tau: float) -> Tensor:
         """(B, 1, 1) the value that a share tau of the squares does not exceed."""
@@ -109,8 +100,15 @@ class Squares:
     def draw(self, allowed: Tensor, generator: torch.Generator) -> Boxes:
         """One of the allowed squares (B, H, W) for each image."""
         allowed = allowed.flatten(1).cpu()
-        ranks = torch.rand(allowed.shape, generator=generator).masked_fill(~allowed, -1)
-        return self.around(ranks.argmax(1).to(self.means.device))
+        centres = torch.rand(allowed.shape, generator=generator).masked_fill(~allowed, -1).argmax(1).to(self.means.device)
+        sides = torch.full_like(centres, self.side)
+        return around(centres // self.width, centres % self.width, sides, sides, self.height, self.width)
+
+
+def _near(size: int, reach: int, like: Tensor) -> Tensor:
+    """(size, size) True within `reach` of the diagonal, as `around` has it."""
+    centres = torch.arange(size, device=like.device)
+    return between(centres - reach, centres + reach, size)
 
 
 @hookimpl

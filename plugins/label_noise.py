@@ -34,7 +34,7 @@ from torch import Tensor
 from bench import hookimpl
 from bench.errors import DataError, InvalidValue
 from bench.hookspecs import Register
-from bench.interfaces import ByContent, DatasetInfo, Fraction
+from bench.interfaces import ArrayData, ByContent, DatasetInfo, Fraction, ImageData
 
 PES = "Yingbin Bai and others; Understanding and Improving Early Stopping for Learning with Noisy Labels; NeurIPS 2021; arXiv:2106.15853"
 FEATURES_SIDE = 32
@@ -117,20 +117,20 @@ class Instance:
     argument: ClassVar[str] = "rate"
     needs_images: ClassVar[bool] = True
 
-    def __call__(self, labels: Tensor, info: DatasetInfo, generator: torch.Generator, *, images: Tensor) -> Tensor:
-        """Noisy labels (N,); `images` (N, C, H, W) are uint8 or in [0, 1], in the order of the labels."""
+    def __call__(self, labels: Tensor, info: DatasetInfo, generator: torch.Generator, *, images: ImageData) -> Tensor:
+        """Noisy labels (N,); `images` are the data that the labels belong to, in their order."""
         classes = single_label(info, self.name)
         if len(images) != len(labels):
             raise DataError(f"label noise 'instance' was given {len(images)} images for {len(labels)} labels.")
         rates = truncated_normal(self.rate, RATE_DEVIATION, len(labels), generator)
         choice = torch.rand(len(labels), generator=generator, dtype=torch.float64)
+        length = features(images, torch.tensor([0])).shape[1] if len(labels) else 0
         noisy = labels.clone()
         for label in range(classes):
-            rows = torch.nonzero(labels == label).squeeze(1)
-            weights = torch.randn(features(images[:1], info).shape[1], classes, generator=generator)
-            for part in rows.split(CHUNK):
-                chances = instance_chances(features(images[part], info) @ weights, label, rates[part])
-                noisy[part] = pick(chances, choice[part])
+            weights = torch.randn(length, classes, generator=generator)
+            for rows in torch.nonzero(labels == label).squeeze(1).split(CHUNK):
+                chances = instance_chances(features(images, rows) @ weights, label, rates[rows])
+                noisy[rows] = pick(chances, choice[rows])
         return noisy
 
 
@@ -190,12 +190,13 @@ def truncated_normal(mean: float, deviation: float, count: int, generator: torch
     return (mean + deviation * torch.special.ndtri(uniform)).clamp(0, 1)
 
 
-def features(images: Tensor, info: DatasetInfo) -> Tensor:
-    """(B, D) standardised pixels."""
-    pixels = images.float() / 255 if images.dtype == torch.uint8 else images.float()
+def features(images: ImageData, rows: Tensor) -> Tensor:
+    """(B, D) standardised pixels of some images."""
+    stored = images.images[rows] if isinstance(images, ArrayData) else torch.stack([images[int(row)].image for row in rows])
+    pixels = stored.float() / 255 if stored.dtype == torch.uint8 else stored.float()
     if max(pixels.shape[2:]) > FEATURES_SIDE:
         pixels = F.adaptive_avg_pool2d(pixels, FEATURES_SIDE)
-    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (info.mean, info.std))
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (images.info.mean, images.info.std))
     return ((pixels - mean) / std).flatten(1)
 
 

@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
+from bench_plugins.mixing import Alpha, draw_partners, draw_shares, mix_targets
 from pydantic import Field
 from torch import Tensor, nn
 
 from bench import contexts, hookimpl
 from bench.interfaces import Batch, StepContext
 from bench.layers import find_stages, recording
-from bench_plugins.mixing import Alpha, draw_partners, draw_shares, mix_targets
 
 
 class Plan(NamedTuple):

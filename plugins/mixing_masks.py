@@ -26,13 +26,13 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import torch
+from bench_plugins._draws import mix_by, uniform
+from bench_plugins.mixing import Alpha, Mode, draw_partners, draw_shares, draws
 from pydantic import Field
 from torch import Tensor, nn
 
 from bench import hookimpl
 from bench.interfaces import Batch, Fraction, StepContext
-from bench_plugins._draws import mix_by, uniform
-from bench_plugins.mixing import Alpha, Mode, draw_partners, draw_shares, draws
 
 Positive = Annotated[float, Field(gt=0)]
 
@@ -43,7 +43,9 @@ class FMix:
 
     name: ClassVar[str] = "fmix"
     version: ClassVar[int] = 1
-    paper: ClassVar[str] = "Harris, Marcu, Painter, Niranjan, Prügel-Bennett, Hare; FMix: Enhancing Mixed Sample Data Augmentation; 2020; arXiv:2002.12047"
+    paper: ClassVar[str] = (
+        "Harris, Marcu, Painter, Niranjan, Prügel-Bennett, Hare; FMix: Enhancing Mixed Sample Data Augmentation; 2020; arXiv:2002.12047"
+    )
     claim: ClassVar[str] = "formula verified"
 
     alpha: Alpha = 1.0
@@ -80,7 +82,9 @@ class SmoothMix:
 
     name: ClassVar[str] = "smoothmix"
     version: ClassVar[int] = 1
-    paper: ClassVar[str] = "Lee, Zaheer, Astrid, Lee; SmoothMix: a Simple Yet Effective Data Augmentation to Train Robust Classifiers; CVPR Workshops 2020"
+    paper: ClassVar[str] = (
+        "Lee, Zaheer, Astrid, Lee; SmoothMix: a Simple Yet Effective Data Augmentation to Train Robust Classifiers; CVPR Workshops 2020"
+    )
     claim: ClassVar[str] = "formula verified"
 
     min_sigma: Positive = 0.25

@@ -20,14 +20,14 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import torch
+from bench_plugins._boxes import anywhere, moved
+from bench_plugins._draws import uniform
+from bench_plugins.mixing import Alpha, Mode, draw_partners, draw_shares, draws, mix_targets
 from pydantic import Field
 from torch import Tensor, nn
 
 from bench import hookimpl
 from bench.interfaces import Batch, Fraction, StepContext
-from bench_plugins._boxes import anywhere, moved
-from bench_plugins._draws import uniform
-from bench_plugins.mixing import Alpha, Mode, draw_partners, draw_shares, draws, mix_targets
 
 Share = Annotated[float, Field(gt=0, le=1)]
 
@@ -38,7 +38,9 @@ class Ricap:
 
     name: ClassVar[str] = "ricap"
     version: ClassVar[int] = 1
-    paper: ClassVar[str] = "Takahashi, Matsubara, Uehara; Data Augmentation using Random Image Cropping and Patching for Deep CNNs; 2018; arXiv:1811.09030"
+    paper: ClassVar[str] = (
+        "Takahashi, Matsubara, Uehara; Data Augmentation using Random Image Cropping and Patching for Deep CNNs; 2018; arXiv:1811.09030"
+    )
     claim: ClassVar[str] = "formula verified"
 
     beta: Alpha = 0.3
@@ -90,7 +92,9 @@ class ResizeMix:
 
     name: ClassVar[str] = "resizemix"
     version: ClassVar[int] = 1
-    paper: ClassVar[str] = "Qin, Fang, Zhang, Liu, Wang, Wang; ResizeMix: Mixing Data with Preserved Object Information and True Labels; 2020; arXiv:2012.11101"
+    paper: ClassVar[str] = (
+        "Qin, Fang, Zhang, Liu, Wang, Wang; ResizeMix: Mixing Data with Preserved Object Information and True Labels; 2020; arXiv:2012.11101"
+    )
     claim: ClassVar[str] = "formula verified"
 
     min_scale: Share = 0.1

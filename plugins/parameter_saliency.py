@@ -9,15 +9,16 @@ Differs from the paper: the absolute gradient is taken before the largest over t
 way round and hides strong negative ones. Gradients are by [0, 1] pixels. Nothing is clipped, blurred or scaled for display.
 
 Choices: the loss is at the explained class; with the target rule `true` that is the label, as in the paper. Filters are those of all
-two-dimensional convolutions that run, in the order of the network. μ and σ come from training images for the map, and from the
-scored images themselves for `filter-saliency`, which needs no training data. For that metric the rows are filters, and its value is by
-how many σ a filter is more salient on misclassified images than on correct ones, mean over filters; its interval is over filters,
-and it is missing where all images, or none, are classified correctly.
+two-dimensional convolutions that run, in the order of the network. For the map, μ and σ come from training images.
+
+The metric `filter-saliency` takes the saliency at the labels, mean over the filters of a layer, in standard deviations over the scored
+images: its value is by how many of these misclassified images lie above correct ones, mean over layers. It is missing where all
+images, or none, are classified correctly. `FilterSaliency.figure` draws the profiles filter by filter.
 
 Checked against: gradients of a one-filter network by hand; single images, one backward pass each, and vmap over the whole network;
 finite differences of the map's gradient in double precision; the number of filters of known networks.
 
-Cost: 1 forward and 2 backward passes per image, the second through the first; statistics, and `filter-saliency`, 1 and 1.
+Cost: 1 forward and 2 backward passes per image, the second through the first; statistics and the metric, 1 and 1.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from bench import hookimpl
 from bench.contexts import counting, pair_up, untouched
 from bench.errors import InvalidValue
-from bench.interfaces import ExplainContext, Explained, MetricContext
+from bench.interfaces import Curve, ExplainContext, Explained, MetricContext
 
 AT_ONCE = 2**26  # Weight gradients held at a time while they are reduced to one number per filter: 256 MB.
 
@@ -69,7 +70,7 @@ class ParameterSaliency:
         moments = Moments()
         for inputs, labels in data.batches(context.chunk):
             with untouched(model):
-                moments.add(torch.cat(filter_saliency(model, inputs.to(device), labels.to(device), is_multi_label(context)), dim=1))
+                moments.add(filter_saliency(model, inputs.to(device), labels.to(device), is_multi_label(context)).filters)
         return {"mean": moments.mean, "std": moments.std}
 
     def __call__(self, model: nn.Module, inputs: Tensor, targets: Tensor, context: ExplainContext) -> Tensor:
@@ -80,8 +81,8 @@ class ParameterSaliency:
 
     def maps(self, model: nn.Module, inputs: Tensor, targets: Tensor, context: ExplainContext) -> Tensor:
         inputs = inputs.detach().clone().requires_grad_()
-        naive = torch.cat(filter_saliency(model, inputs, targets, is_multi_label(context), differentiable=True), dim=1)
-        profile = self.standardised(naive, context.state)
+        naive = filter_saliency(model, inputs, targets, is_multi_label(context), differentiable=True)
+        profile = self.standardised(naive.filters, context.state)
         agreement = F.cosine_similarity(profile, self.boosted(profile.detach()), eps=torch.finfo(profile.dtype).tiny)
         (gradients,) = torch.autograd.grad(agreement.sum(), inputs)
         return gradients.abs().amax(1, keepdim=True)
@@ -104,20 +105,34 @@ class ParameterSaliency:
 # Saliency of filters
 
 
-def filter_saliency(model: nn.Module, inputs: Tensor, labels: Tensor, multi_label: bool = False, differentiable: bool = False) -> list[Tensor]:
-    """For each convolution that runs, (B, K) the mean absolute gradient of each image's own loss by the weights of each filter.
+class Profile(NamedTuple):
+    """The saliency of every filter on each image: for each convolution that runs, (B, its filters); and the logits."""
+
+    logits: Tensor
+    layers: list[Tensor]
+
+    @property
+    def filters(self) -> Tensor:
+        """(B, K) all layers side by side."""
+        return torch.cat(self.layers, dim=1)
+
+
+def filter_saliency(model: nn.Module, inputs: Tensor, labels: Tensor, multi_label: bool = False, differentiable: bool = False) -> Profile:
+    """The mean absolute gradient of each image's own loss by the weights of each filter.
 
     One backward pass serves all images: an image's gradient by a convolution's weights follows from what the convolution read and
     from the gradient of what it wrote, and is reduced to a number per filter at once. The model is to be in eval mode.
     """
     rows = len(inputs)
     inputs, labels = pair_up(inputs), pair_up(labels)
-    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), listening(model) as layers:  # Other attention has no second derivative.
-        loss = losses(model(inputs), labels, multi_label).sum()
-        written = [use.written for uses in layers.values() for use in uses]
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), listening(model) as used:  # Other attention has no second derivative.
+        logits = model(inputs)
+        loss = losses(logits, labels, multi_label).sum()
+        written = [use.written for uses in used.values() for use in uses]
         gradients = iter(torch.autograd.grad(loss, written, create_graph=differentiable, materialize_grads=True))
     with torch.set_grad_enabled(differentiable):
-        return [FilterMeans.apply(layer, *(use.read for use in uses), *islice(gradients, len(uses)))[:rows] for layer, uses in layers.items() if uses]
+        layers = [FilterMeans.apply(layer, *(use.read for use in uses), *islice(gradients, len(uses)))[:rows] for layer, uses in used.items() if uses]
+    return Profile(logits.detach()[:rows], layers)
 
 
 class Use(NamedTuple):
@@ -236,19 +251,6 @@ def is_multi_label(context: ExplainContext | MetricContext) -> bool:
 # The metric
 
 
-class Columns(NamedTuple):
-    """What `filter-saliency` says of each filter (K,): its layer, μ and σ, and its mean on correctly and wrongly classified images."""
-
-    layer: Tensor
-    mean: Tensor
-    std: Tensor
-    right: Tensor
-    wrong: Tensor
-
-    def standardised(self, group: Tensor) -> Tensor:
-        return (group - self.mean) / or_one(self.std)
-
-
 @dataclass(frozen=True)
 class FilterSaliency:
     """By how many standard deviations filters are more salient on misclassified images than on correct ones."""
@@ -261,31 +263,75 @@ class FilterSaliency:
     category: ClassVar[str] = "parameters"
     unit: ClassVar[str] = "standard deviations"
     needs: ClassVar[tuple[str, ...]] = ("logits",)
-    per_image: ClassVar[bool] = False
 
     def __call__(self, model: nn.Module, explained: Explained, context: MetricContext) -> Tensor:
-        """Returns (K, 5), one row per filter: layer, μ, σ, mean on correct images, mean on misclassified ones (NaN if none)."""
-        everything, right, wrong = Moments(), Moments(), Moments()
+        """Returns (B, 1 + L): 1 for a misclassified image, else 0; then for each layer the mean of its filters' saliency."""
+        rows = []
         for part in torch.arange(len(explained)).tensor_split(math.ceil(len(explained) / context.chunk)):
             labels = explained.labels[part]
             with untouched(model), counting(model, context.passes):
-                layers = filter_saliency(model, explained.inputs[part], labels, is_multi_label(context))
-            profiles, correct = torch.cat(layers, dim=1), is_correct(explained.logits[part], labels)
-            for moments, rows in ((everything, profiles), (right, profiles[correct]), (wrong, profiles[~correct])):
-                moments.add(rows)
-        numbers = torch.cat([torch.full((layer.shape[1],), float(number)) for number, layer in enumerate(layers, start=1)])
-        missing = torch.full_like(numbers, math.nan)
-        means = [group.mean if group.count else missing for group in (right, wrong)]
-        return torch.stack(Columns(numbers, everything.mean, everything.std, *means), dim=1)
+                found = filter_saliency(model, explained.inputs[part], labels, is_multi_label(context))
+            wrong = ~is_correct(explained.logits[part], labels)
+            rows.append(torch.stack([wrong.to(found.logits), *(layer.mean(1) for layer in found.layers)], dim=1))
+        return torch.cat(rows)
 
     def values(self, rows: Tensor) -> Tensor:
-        """(K,) the difference of the two means in standard deviations."""
-        columns = Columns(*rows.unbind(1))
-        return (columns.wrong - columns.right) / or_one(columns.std)
+        """(N,) the mean saliency of an image over all layers."""
+        return rows[:, 1:].mean(1)
 
-    def figure(self, rows: Tensor, path: Path) -> None:
-        """Draw three profiles into a file: naive and standardised filter by filter, and standardised, sorted within each layer."""
-        draw(Columns(*rows.cpu().unbind(1)), path)
+    def aggregate(self, rows: Tensor) -> float:
+        return float(gaps(rows).mean())
+
+    def curve(self, rows: Tensor) -> Curve:
+        """The gap of each layer, from the first to the last; empty where it is missing."""
+        y = [gap for gap in gaps(rows).tolist() if math.isfinite(gap)]
+        x = [float(number) for number, _ in enumerate(y, start=1)]
+        return Curve(x, y, "layer", "saliency of misclassified above correct images (standard deviations)")
+
+    def figure(self, model: nn.Module, data: Any, context: ExplainContext | MetricContext, path: Path) -> None:
+        """Draw three profiles into a file: naive and standardised filter by filter, and standardised, sorted within each layer.
+
+        `data.batches(size)` gives pairs (inputs, labels). Raises InvalidValue for fewer than two images.
+        """
+        draw(profiles(model, data, context), path)
+
+
+def gaps(rows: Tensor) -> Tensor:
+    """(L,) by how many standard deviations over all images (N, 1 + L) the misclassified ones lie above the others; NaN if there are none."""
+    wrong, layers = rows[:, 0] > 0, rows[:, 1:]
+    return (layers[wrong].mean(0) - layers[~wrong].mean(0)) / or_one(layers.std(0))
+
+
+# The figure
+
+
+class Columns(NamedTuple):
+    """Of each filter (K,): its layer, μ and σ, and its mean on correctly and on wrongly classified images, NaN if there are none."""
+
+    layer: Tensor
+    mean: Tensor
+    std: Tensor
+    right: Tensor
+    wrong: Tensor
+
+    def standardised(self, group: Tensor) -> Tensor:
+        return (group - self.mean) / or_one(self.std)
+
+
+def profiles(model: nn.Module, data: Any, context: ExplainContext | MetricContext) -> Columns:
+    """The mean profiles of correctly and wrongly classified images, with the statistics of all of them."""
+    device = next(model.parameters()).device
+    everything, right, wrong = Moments(), Moments(), Moments()
+    for inputs, labels in data.batches(context.chunk):
+        labels = labels.to(device)
+        with untouched(model):
+            found = filter_saliency(model, inputs.to(device), labels, is_multi_label(context))
+        correct = is_correct(found.logits, labels)
+        for moments, rows in ((everything, found.filters), (right, found.filters[correct]), (wrong, found.filters[~correct])):
+            moments.add(rows)
+    numbers = torch.cat([torch.full((layer.shape[1],), float(number)) for number, layer in enumerate(found.layers, start=1)])
+    missing = torch.full_like(numbers, math.nan)
+    return Columns(numbers, everything.mean, everything.std, *(group.mean if group.count else missing for group in (right, wrong)))
 
 
 def is_correct(logits: Tensor, labels: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from bench_plugins._draws import seed_from
 from PIL import Image
 from pydantic import Field
 from torch import Tensor, nn
@@ -30,7 +31,6 @@ from torchvision import transforms
 from bench import hookimpl
 from bench.errors import InvalidValue
 from bench.interfaces import Batch, StepContext
-from bench_plugins._draws import seed_from
 
 Border = Literal["mean", "black"]
 Bins = Annotated[int, Field(ge=2)]
@@ -42,7 +42,9 @@ class RandAugment:
 
     name: ClassVar[str] = "randaugment"
     version: ClassVar[int] = 1
-    paper: ClassVar[str] = "Cubuk, Zoph, Shlens, Le; RandAugment: Practical Automated Data Augmentation with a Reduced Search Space; 2019; arXiv:1909.13719"
+    paper: ClassVar[str] = (
+        "Cubuk, Zoph, Shlens, Le; RandAugment: Practical Automated Data Augmentation with a Reduced Search Space; 2019; arXiv:1909.13719"
+    )
     claim: ClassVar[str] = "formula verified"
 
     num_ops: Annotated[int, Field(ge=1)] = 2
@@ -52,7 +54,9 @@ class RandAugment:
 
     def __call__(self, model: nn.Module, batch: Batch, context: StepContext) -> Batch:
         if self.magnitude >= self.num_magnitude_bins:
-            raise InvalidValue(f"augmenter 'randaugment': magnitude {self.magnitude} is outside 0 … {self.num_magnitude_bins - 1} (num_magnitude_bins - 1)")
+            raise InvalidValue(
+                f"augmenter 'randaugment': magnitude {self.magnitude} is outside 0 … {self.num_magnitude_bins - 1} (num_magnitude_bins - 1)"
+            )
         transform = transforms.RandAugment(self.num_ops, self.magnitude, self.num_magnitude_bins, fill=border(self.fill, batch, context))
         return through_pil(batch, transform, context.generator)
 

@@ -44,6 +44,7 @@ class Rise:
     fill: Fill = "mean"
 
     name: ClassVar[str] = "rise"
+    quick: ClassVar[dict[str, int]] = {"masks": 40}
     version: ClassVar[int] = 1
     paper: ClassVar[str] = "Petsiuk, Das, Saenko; RISE: Randomized Input Sampling for Explanation of Black-box Models; BMVC 2018; arXiv:1806.07421"
     claim: ClassVar[str] = "formula verified"

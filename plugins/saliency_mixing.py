@@ -27,13 +27,14 @@ from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
+from bench_plugins._boxes import between, window_sums
+from bench_plugins._draws import mix_by
+from bench_plugins.mixing import Alpha, Mode, box_masks, draw_partners, draw_shares, draws
 from pydantic import Field
 from torch import Tensor, nn
 
 from bench import hookimpl
 from bench.interfaces import Batch, Fraction, StepContext
-from bench_plugins._draws import mix_by
-from bench_plugins.mixing import Alpha, Mode, box_masks, draw_partners, draw_shares, draws
 
 WINDOWS = (12, 24, 48, 28, 56, 112)  # Pixels from the centre, as in OpenCV, whatever the image's size.
 GREY = (0.299, 0.587, 0.114)
@@ -67,9 +68,7 @@ class SaliencyMix:
 def fine_grained_saliency(inputs: Tensor) -> Tensor:
     """(B, H, W) how much each pixel differs from its surroundings, from 0 to at most 2."""
     grey = _smooth(_smooth(_grey(inputs.float())))
-    height, width = grey.shape[1:]
-    running = F.pad(grey.double().cumsum(1).cumsum(2), (1, 0, 1, 0))  # (B, H + 1, W + 1)
-    surround = torch.stack([_mean_around(running, grey, reach, height, width) for reach in WINDOWS])
+    surround = torch.stack([_mean_around(grey, reach) for reach in WINDOWS])
     brighter, darker = (grey - surround).clamp(min=0).sum(0), (surround - grey).clamp(min=0).sum(0)
     return _by_maximum(brighter) + _by_maximum(darker)
 
@@ -88,15 +87,11 @@ def _smooth(grey: Tensor) -> Tensor:
     return F.conv2d(padded, (weights[:, None] * weights).view(1, 1, 3, 3)).squeeze(1)
 
 
-def _mean_around(running: Tensor, grey: Tensor, reach: int, height: int, width: int) -> Tensor:
+def _mean_around(grey: Tensor, reach: int) -> Tensor:
     """(B, H, W) the mean of a window without its centre, cut off at the border; it reaches one pixel further down and right."""
-    rows, columns = torch.arange(height, device=grey.device), torch.arange(width, device=grey.device)
-    top, bottom = (rows - reach + 1).clamp(min=0), (rows + reach + 1).clamp(max=height)
-    left, right = (columns - reach + 1).clamp(min=0), (columns + reach + 1).clamp(max=width)
-    lines = running[:, bottom] - running[:, top]  # (B, H, W + 1)
-    sums = lines[:, :, right] - lines[:, :, left]
-    areas = (bottom - top)[:, None] * (right - left)
-    return ((sums - grey) / (areas - 1)).to(grey)
+    places = [torch.arange(size, device=grey.device) for size in grey.shape[1:]]
+    rows, columns = (between(place - reach + 1, place + reach + 1, len(place)) for place in places)
+    return (window_sums(grey, rows, columns) - grey) / (window_sums(torch.ones_like(grey[:1]), rows, columns) - 1)
 
 
 def _by_maximum(maps: Tensor) -> Tensor:

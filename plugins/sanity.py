@@ -9,10 +9,11 @@ ones before, and its number is the mean over the groups; `model-randomisation` d
 
 Choices: the shuffle depends on `seed` alone, so all images meet the same shuffled network. Equal values share their mean rank, and a
 constant map counts as uncorrelated with anything. Signed maps are compared as they are; `absolute = true` compares their absolute
-values. The statistics of batch norm and what an explainer has prepared stay. The weights are shuffled in place and put back, bit for bit, whatever happens.
+values. The statistics of batch norm and what an explainer has prepared stay. The weights are shuffled in place and put back, bit
+for bit, whatever happens.
 
-Checked against: scipy's `spearmanr`; an explainer that ignores the network (1) and one that shows a single weight; the network is
-left as it was found, after an error too.
+Checked against: scipy's `spearmanr`; an explainer that ignores the network (1) and one whose map is a row of weights; the network
+is left as it was found, after an error too.
 
 Cost: one explanation per image for the original and one for each group (2; the cascade 6).
 """
@@ -22,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, ClassVar
 
 import torch
@@ -85,7 +87,7 @@ def from_the_top(model: nn.Module, count: int) -> list[list[Tensor]]:
     """The model's parameters in at most `count` groups of about equal number, the last defined first."""
     parameters = list(model.parameters())[::-1]
     edges = [round(group * len(parameters) / count) for group in range(count + 1)]
-    return [parameters[start:stop] for start, stop in zip(edges[:-1], edges[1:], strict=True)]
+    return [parameters[start:stop] for start, stop in pairwise(edges)]
 
 
 def shuffle(parameters: list[Tensor], generator: Generator) -> None:

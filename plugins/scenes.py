@@ -40,6 +40,7 @@ SHRINKS = (1, 2)
 TILES = (3, 5)  # Rows and columns; every third tile of a photograph is for test images.
 HEIGHTS, WIDTHS = (18.0, 28.0), (0.75, 1.0)  # Pixels; share of the height.
 CONTRASTS = (0.45, 0.75)
+EDGE = (0.35, 0.75)  # Grey of the scan where the ink begins and where it is full: a stroke with a thin rim, and open loops.
 CHUNK = 500  # Scenes painted at once; enters the stream of draws, so a change of it is a new version.
 LUMINANCE = np.array([0.299, 0.587, 0.114])
 LICENCE = (
@@ -90,7 +91,7 @@ def stamps(images: Floats, random: RandomState) -> Floats:
     height = between(HEIGHTS, draws[0])
     width = height * between(WIDTHS, draws[1])
     grey = enlarged(images, (SIZE - width) * draws[2], (SIZE - height) * draws[3], width, height)
-    return np.clip((grey - 0.35) / 0.4, 0, 1)[..., None]  # Steeper than the scan's soft edge: a stroke with a thin rim.
+    return np.clip((grey - EDGE[0]) / (EDGE[1] - EDGE[0]), 0, 1)[..., None]
 
 
 def pieces(sources: Sequence[Pixels], count: int, random: RandomState) -> Pixels:

@@ -9,7 +9,7 @@ Choices: pixels are those of the [0, 1] image; noisy ones are not clipped. Of th
 largest over the colours is taken (for `smoothgrad` of its size), as in `saliency`; signed attributions are added up
 over the colours. `input-x-gradient` counts from a fill, the model's mean colour unless told otherwise, so that a black
 pixel is not one without evidence by definition. `gradient-shap` has one baseline per image, a fill, where the paper
-draws from training images; noise is off as in the authors' code.
+draws from training images; noise is off unless asked for.
 
 Differs from captum: its noise comes from the global random stream with a standard deviation of 1.0 unless told
 otherwise, which buries a [0, 1] image; its baselines for gradient SHAP are drawn from those of all images of the batch.

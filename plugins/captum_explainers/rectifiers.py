@@ -6,10 +6,10 @@ guided backpropagation times the upsampled Grad-CAM of a layer.
 
 Choices: signed, added up over the colours. Grad-CAM keeps its ReLU and is upsampled bilinearly.
 
-Differs from captum: it changes the backward of `nn.ReLU` modules alone, and a network that calls `F.relu`, one module
-twice or the ReLU of a branch gets another gradient without a word. Here every call of ReLU goes through a module of its
-own. A network without ReLU, or with GELU and its like, is refused. captum enlarges Grad-CAM by repeating pixels,
-`interpolate_mode="nearest"`.
+Differs from captum: it changes the backward of `nn.ReLU` modules alone. A network that calls `F.relu` gets the plain
+gradient without a word; one that calls a module in two branches, or feeds a ReLU and a skip connection from one place,
+gets neither. Here every call of ReLU goes through a module of its own. A network without ReLU, or with GELU and its
+like, is refused. captum enlarges Grad-CAM by repeating pixels, `interpolate_mode="nearest"`.
 
 Checked against: a two-channel network worked out by hand; captum where it is right; a backward written out for
 functional, repeated, in-place and branching ReLUs.

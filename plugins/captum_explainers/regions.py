@@ -9,8 +9,8 @@ Choices: regions are the cells of an even grid, `cells` along each side, since a
 needs no segmentation; all pixels of a cell have its value. Hidden pixels take a fill, the model's mean colour unless
 told otherwise. Square and stride of `occlusion` are shares of the image's side, so the cost does not depend on its
 size; squares end at the border. LIME follows the authors' image code: distance is one minus the cosine between the
-shown regions and all of them, kernel width 0.25, ridge regression, the image itself comes first; all regions stay in
-the model.
+shown regions and all of them, kernel width 0.25, ridge regression, the image itself comes first, all regions stay in
+the model. That code takes superpixels, each hidden behind its own mean colour, and fits probabilities.
 
 Differs from captum: its LIME measures distance between pixels, which weighs nearly all pictures alike, and its lasso
 sets small effects to zero. Kernel SHAP with fewer pictures than regions is an error, where captum returns one of many
@@ -18,7 +18,8 @@ solutions. What captum draws from the global random stream comes from each row's
 left as it was.
 
 Checked against: a two-channel network worked out by hand; effects of regions that add up, which all four have to find;
-captum called directly.
+Shapley values in closed form; LIME's regression solved by itself on the pictures that were shown; captum called
+directly (`occlusion`).
 
 Cost: forwards per image: one per position of the square (225 as registered), 1000, 1000, and 25 for each of the 64
 cells.

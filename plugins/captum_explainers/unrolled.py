@@ -16,10 +16,10 @@ Reroute = Callable[[Callable[..., Tensor], Tensor, Arguments, Options], Tensor]
 class Unrolled(nn.Module):
     """Runs a network with each call of an activation that `takes` names handed to a fresh module.
 
-    captum changes the backward of the modules that it finds. It does not see `F.relu`, mixes up the calls of a module that is used
-    twice, and changes a skip connection's gradient along with that of an activation with the same input. None of that can
-    happen to a module that exists for one call and is fed a copy. `seen` holds the names of the functions on the way from the pixels to
-    the logits, `joining` those that take two tensors from there.
+    captum changes the backward of the modules that it finds. It does not see `F.relu`, mixes up the calls of a module that
+    is used twice, and changes a skip connection's gradient along with that of an activation with the same input. None of
+    that can happen to a module that exists for one call and is fed a copy. `seen` holds the names of the functions on the
+    way from the pixels to the logits, `joining` those that take two tensors from there.
     """
 
     def __init__(self, model: nn.Module, takes: Takes, instead: Mapping[str, Reroute] | None = None) -> None:

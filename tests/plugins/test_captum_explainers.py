@@ -186,6 +186,41 @@ def test_lime_finds_effects_that_add_up_but_for_its_ridge(two_channel):
     assert found.abs().sum() < expected.abs().sum()
 
 
+class SquaredSum(nn.Module):
+    """Logits (Σ x)² and Σ x. The first has Shapley values x_i Σ x: each x_i², and half of every 2 x_i x_j."""
+
+    def __init__(self):
+        super().__init__()
+        self.shown = []
+
+    def forward(self, inputs):
+        self.shown.append(inputs)
+        total = inputs.sum((1, 2, 3))
+        return torch.stack([total**2, total], 1)
+
+
+PIXELS = torch.tensor([[[[0.1, 0.4], [0.3, 0.8]]]])
+
+
+def test_lime_is_a_weighted_ridge_regression_on_the_pictures_it_showed():
+    model = SquaredSum()
+    found = explain(model, Lime(samples=30, baseline="black"), PIXELS, FIRST)
+    shown, logits = (model.shown[0].flatten(1) > 0).double(), model.shown[0].flatten(1).sum(1).double() ** 2
+    assert shown.shape == (30, 4)
+    assert shown[0].all()
+    weights = torch.exp(-((1 - shown.mean(1).sqrt()) ** 2) / (2 * 0.25**2))[:, None]
+    centred = shown - (weights * shown).sum(0) / weights.sum()
+    expected = torch.linalg.solve(centred.T @ (weights * centred) + torch.eye(4), centred.T @ (weights[:, 0] * logits))
+    assert torch.allclose(found.flatten().double(), expected, atol=1e-5)
+
+
+@named([KernelShap(samples=2000, baseline="black"), ShapleySampling(samples=400, baseline="black")])
+def test_sampled_shapley_values_tend_to_the_exact_ones(explainer):
+    found = explain(SquaredSum(), explainer, PIXELS, FIRST)
+    assert torch.allclose(found, PIXELS * 1.6, atol=0.05)  # an effect varies by less than 0.5: √400 makes that 0.025
+    assert found.sum().item() == pytest.approx(1.6**2, abs=1e-3)
+
+
 def test_lime_weighs_by_the_cosine_between_shown_regions_and_all():
     everything, half = torch.ones(1, 4), torch.tensor([[1.0, 0.0, 1.0, 0.0]])
     assert nearness(X, X, everything) == 1

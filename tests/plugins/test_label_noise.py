@@ -8,13 +8,32 @@ from bench_plugins.label_noise import Human, Instance, PairFlip, Symmetric, Symm
 
 from bench import contexts, testing
 from bench.errors import DataError, InvalidValue
+from bench.interfaces import ArrayData
 from bench.registry import Registry
+
+
+class Lazy:
+    """A data set that is no array: its images come one by one."""
+
+    def __init__(self, data):
+        self.info, self.data = data.info, data
+
+    def __len__(self):
+        return len(self.data)
+
+    def __getitem__(self, index):
+        return self.data[index]
+
 
 KINDS = [Symmetric(0.6), SymmetricInclusive(0.6), PairFlip(0.6)]
 
 
 def info(classes=4, **changes):
     return testing.dataset_info(classes, **changes)
+
+
+def data(images, labels, **facts):
+    return ArrayData(info(**{"mean": (0.5,) * images.shape[1], "std": (0.25,) * images.shape[1], **facts}), images, labels)
 
 
 def stream(*parts):
@@ -63,7 +82,7 @@ def test_labels_flip_as_often_as_the_matrix_says(noise):
 @pytest.mark.parametrize("noise", [*KINDS, Instance(0.5)], ids=lambda noise: noise.name)
 def test_the_same_stream_gives_the_same_labels_and_the_clean_ones_are_left_alone(noise):
     labels = torch.arange(4).repeat(200)
-    more = {"images": torch.rand(800, 1, 2, 2, generator=stream("images"))} if isinstance(noise, Instance) else {}
+    more = {"images": data(torch.rand(800, 1, 2, 2, generator=stream("images")), labels)} if isinstance(noise, Instance) else {}
     first, again, other = (noise(labels, info(), stream(part), **more) for part in ("a", "a", "b"))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -110,12 +129,12 @@ def test_instance_chances_by_hand():
 def test_instance_noise_follows_the_formula_image_by_image():
     classes, count = 3, 60
     images, labels = torch.rand(count, 1, 2, 2, generator=stream("images")), torch.randint(3, (count,), generator=stream("labels"))
-    facts = info(classes, mean=(0.4,), std=(0.2,))
+    known = data(images, labels, classes=classes, mean=(0.4,), std=(0.2,))
     generator = stream()
     rates = truncated_normal(0.5, 0.1, count, generator)
     choice = torch.rand(count, generator=generator, dtype=torch.float64)
     weights = [torch.randn(4, classes, generator=generator) for _ in range(classes)]
-    for row, noisy in enumerate(Instance(0.5)(labels, facts, stream(), images=images).tolist()):
+    for row, noisy in enumerate(Instance(0.5)(labels, known.info, stream(), images=known).tolist()):
         own = int(labels[row])
         scores = ((images[row].flatten() - 0.4) / 0.2 @ weights[own]).double()
         shares = [0.0 if each == own else float(scores[each].exp()) for each in range(classes)]
@@ -128,31 +147,32 @@ def test_instance_noise_has_the_mean_rate_and_depends_on_the_image():
     labels = torch.zeros(4000, dtype=torch.long)
     images = torch.zeros(4000, 3, 4, 4, dtype=torch.uint8)
     images[2000:, :, :2] = 255
-    facts = info(10, mean=(0.5,) * 3, std=(0.25,) * 3)
-    noisy = Instance(0.3)(labels, facts, stream(), images=images)
+    noisy = Instance(0.3)(labels, info(10), stream(), images=data(images, labels))
     assert (noisy != 0).float().mean().item() == pytest.approx(0.3, abs=0.03)
     halves = [half[half != 0].bincount(minlength=10) / (half != 0).sum() for half in (noisy[:2000], noisy[2000:])]
     assert (halves[0] - halves[1]).abs().sum() > 0.5
 
 
-def test_chunks_change_nothing(monkeypatch):
-    labels, images = torch.arange(3).repeat(30), torch.rand(90, 1, 2, 2, generator=stream("images"))
+def test_neither_chunks_nor_the_way_images_are_kept_change_anything(monkeypatch):
+    labels = torch.arange(3).repeat(30)
+    images = data(torch.rand(90, 1, 2, 2, generator=stream("images")), labels)
     whole = [Symmetric(0.5)(labels, info(3), stream()), Instance(0.5)(labels, info(3), stream(), images=images)]
     monkeypatch.setattr(label_noise, "CHUNK", 7)
-    parts = [Symmetric(0.5)(labels, info(3), stream()), Instance(0.5)(labels, info(3), stream(), images=images)]
+    parts = [Symmetric(0.5)(labels, info(3), stream()), Instance(0.5)(labels, info(3), stream(), images=Lazy(images))]
     assert all(map(torch.equal, whole, parts))
 
 
 def test_large_images_are_averaged_down_before_they_decide():
-    facts = info(mean=(0.0,), std=(1.0,))
+    plain, rows = {"mean": (0.0,), "std": (1.0,)}, torch.tensor([1, 0])
     small = torch.rand(2, 1, 32, 32, generator=stream())
-    torch.testing.assert_close(features(small.repeat_interleave(2, 2).repeat_interleave(2, 3), facts), features(small, facts))
-    assert features(torch.full((1, 1, 2, 2), 255, dtype=torch.uint8), facts).tolist() == [[1, 1, 1, 1]]
+    large = small.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    torch.testing.assert_close(features(data(large, rows, **plain), rows), small[rows].flatten(1))
+    assert features(data(torch.full((1, 1, 2, 2), 255, dtype=torch.uint8), rows, **plain), torch.tensor([0])).tolist() == [[1, 1, 1, 1]]
 
 
 def test_images_and_labels_have_to_be_of_one_number():
     with pytest.raises(DataError, match="3 images for 2 labels"):
-        Instance()(torch.tensor([0, 1]), info(), stream(), images=torch.zeros(3, 1, 2, 2))
+        Instance()(torch.tensor([0, 1]), info(), stream(), images=data(torch.zeros(3, 1, 2, 2), torch.zeros(3)))
 
 
 @pytest.mark.parametrize("form", ["csv", "confusion", "labels"])
@@ -222,7 +242,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, content):
 @pytest.mark.parametrize("noise", [*KINDS, Instance()], ids=lambda noise: noise.name)
 @pytest.mark.parametrize(("facts", "words"), [({"multi_label": True}, "several labels"), ({"classes": 1}, "two classes")])
 def test_data_that_cannot_be_flipped_are_refused(noise, facts, words):
-    more = {"images": torch.zeros(2, 1, 2, 2)} if isinstance(noise, Instance) else {}
+    more = {"images": data(torch.zeros(2, 1, 2, 2), torch.zeros(2))} if isinstance(noise, Instance) else {}
     with pytest.raises(InvalidValue, match=words):
         noise(torch.zeros(2, dtype=torch.long), info(**facts), stream(), **more)
 

@@ -78,7 +78,7 @@ def by_loop(model, inputs, labels):
 
 
 def profile(model, inputs, labels, **options):
-    return torch.cat(filter_saliency(model, inputs, labels, **options), dim=1)
+    return filter_saliency(model, inputs, labels, **options).filters
 
 
 def explain(explainer, model, inputs, targets, state=None, info=INFO, **options):
@@ -139,7 +139,7 @@ def test_permuting_a_layers_filters_permutes_the_profile():
 
 
 def test_a_convolution_that_does_not_run_has_no_filters():
-    assert [layer.shape[1] for layer in filter_saliency(Network().eval(), *images(2))] == [6, 6, 8]
+    assert [layer.shape[1] for layer in filter_saliency(Network().eval(), *images(2)).layers] == [6, 6, 8]
 
 
 def test_a_certain_and_correct_network_keeps_its_digits():
@@ -328,24 +328,27 @@ def test_attention_beside_the_convolution_can_be_differentiated_twice():
 
 
 def scored(model, inputs, labels, **options):
-    model.eval()
-    explained = testing.explained(model, inputs, labels=labels)
+    explained = testing.explained(model.eval(), inputs, labels=labels)
     context = testing.metric_context(model, explained, INFO, **options)
     return FilterSaliency()(model, explained, context), explained, context
 
 
-def test_the_metric_compares_the_mean_profiles_of_mistakes_and_hits():
-    model, (inputs, labels) = Network(), images(12)
+def test_a_row_says_whether_the_image_is_misclassified_and_each_layers_mean():
+    model, (inputs, labels) = Network(), images(7)
     rows, explained, context = scored(model, inputs, labels, chunk=5)
-    wrong = explained.logits.argmax(1) != labels
-    expected = by_loop(model, inputs, labels)
-    spread = expected.std(0)
-    gap = (expected[wrong].mean(0) - expected[~wrong].mean(0)) / spread.where(spread > 0, 1.0)  # Some filters are dead.
-    assert rows.shape == (20, 5)
-    assert rows[:, 0].tolist() == [1] * 6 + [2] * 6 + [3] * 8
-    assert torch.allclose(rows[:, 3], expected[~wrong].mean(0), rtol=1e-4)
-    assert torch.allclose(FilterSaliency().values(rows), gap, rtol=1e-3, atol=1e-4)
-    assert (context.passes.forward, context.passes.backward) == (12, 12)
+    single = by_loop(model, inputs, labels)
+    expected = [(explained.logits.argmax(1) != labels).float(), *(single[:, part].mean(1) for part in (slice(6), slice(6, 12), slice(12, 20)))]
+    assert torch.allclose(rows, torch.stack(expected, dim=1), rtol=1e-4)
+    assert torch.allclose(FilterSaliency().values(rows), rows[:, 1:].mean(1))
+    assert (context.passes.forward, context.passes.backward) == (7, 7)
+
+
+def test_the_value_is_the_gap_between_mistakes_and_hits_in_standard_deviations():
+    """Layer 1: means 5 and 2, values 1, 3, 4, 6 with variance 13/3; layer 2 is the same for all."""
+    rows = torch.tensor([[0.0, 1, 7], [0, 3, 7], [1, 4, 7], [1, 6, 7]], dtype=torch.float64)
+    gap = 3 / (13 / 3) ** 0.5
+    assert FilterSaliency().aggregate(rows) == pytest.approx(gap / 2)
+    assert FilterSaliency().curve(rows)[:2] == ([1.0, 2.0], [pytest.approx(gap), 0.0])
 
 
 def test_filters_are_more_salient_on_mistakes():
@@ -354,15 +357,15 @@ def test_filters_are_more_salient_on_mistakes():
     explained = testing.explained(model, inputs, labels=torch.tensor([0, 0, 1, 1]))
     rows = FilterSaliency()(model, explained, testing.metric_context(model, explained))
     p = [1 / (1 + math.exp(-x)) for x in (0.6, 1.0)]
-    right, wrong = (0.6 * (1 - p[0]) + 1 - p[1]) / 2, (0.6 * p[0] + p[1]) / 2
-    assert torch.allclose(rows[:, 3:], torch.tensor([[right, wrong]]).expand(2, 2))
-    assert (FilterSaliency().values(rows) > 0).all()
+    assert torch.allclose(rows, torch.tensor([[0, 0.6 * (1 - p[0])], [0, 1 - p[1]], [1, 0.6 * p[0]], [1, p[1]]]))
+    assert FilterSaliency().aggregate(rows) > 0
 
 
 def test_without_mistakes_the_gap_is_missing():
     model, (inputs, _) = Network().eval(), images(4)
     rows, _, _ = scored(model, inputs, model(inputs).argmax(1))
-    assert FilterSaliency().values(rows).isnan().all()
+    assert math.isnan(FilterSaliency().aggregate(rows))
+    assert FilterSaliency().curve(rows)[:2] == ([], [])
 
 
 def test_the_metric_leaves_the_model_as_it_was():
@@ -370,6 +373,21 @@ def test_the_metric_leaves_the_model_as_it_was():
     scored(model, *images(4))
     assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
     assert not any(module._forward_hooks for module in model.modules())
+
+
+# The figure
+
+
+def test_the_profiles_are_the_means_of_mistakes_and_hits_filter_by_filter():
+    model, (inputs, labels) = Network(), images(12)
+    columns = parameter_saliency.profiles(model, Batches(inputs, labels), testing.explain_context(model, [], 5, INFO, chunk=5))
+    wrong, single = model.eval()(inputs).argmax(1) != labels, by_loop(model, inputs, labels)
+    assert columns.layer.tolist() == [1] * 6 + [2] * 6 + [3] * 8
+    for found, expected in zip(columns[1:], (single.mean(0), single.std(0), single[~wrong].mean(0), single[wrong].mean(0)), strict=True):
+        assert torch.allclose(found, expected, rtol=1e-3, atol=1e-8)
+    spread = single.std(0)
+    expected = (single[wrong].mean(0) - single.mean(0)) / spread.where(spread > 0, 1.0)  # Some filters are dead.
+    assert torch.allclose(columns.standardised(columns.wrong), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_filters_are_sorted_within_their_layers():
@@ -382,6 +400,5 @@ def test_filters_are_sorted_within_their_layers():
 def test_the_figure_is_a_picture_even_without_mistakes(tmp_path):
     model, (inputs, labels) = Network().eval(), images(6)
     for name, truth in (("both", labels), ("hits", model(inputs).argmax(1))):
-        rows, _, _ = scored(model, inputs, truth)
-        FilterSaliency().figure(rows, tmp_path / f"{name}.png")
+        FilterSaliency().figure(model, Batches(inputs, truth), testing.explain_context(model, [], 6, INFO), tmp_path / f"{name}.png")
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")

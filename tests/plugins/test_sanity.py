@@ -9,6 +9,8 @@ from metric_cases import images, in_parts, maps, same, score, small_network, sta
 from scipy.stats import spearmanr
 from torch import nn
 
+from bench.contexts import generator
+
 
 @dataclass(frozen=True)
 class Brightness:
@@ -48,8 +50,6 @@ def test_a_map_of_the_weights_themselves_is_correlated_with_its_shuffle():
     found = score(ModelRandomisation(seed=3), model, torch.rand(2, 1, 6, 6), explainer=Weights())
     copy = nn.Sequential(nn.Flatten(), nn.Linear(36, 2, bias=False))
     copy.load_state_dict({"1.weight": before})
-    from bench.contexts import generator
-
     shuffle(list(copy.parameters()), generator("model-randomisation", 3))
     assert found[0, 0].item() == pytest.approx(spearmanr(before[0], copy[1].weight[0].detach()).statistic)
 
@@ -117,10 +117,10 @@ def test_absolute_values_forget_the_sign():
         first: float
 
         def __call__(self, model, inputs, targets, context):
-            return inputs[:, :1] * (1 if float(model[0].weight.flatten()[0]) == self.first else -1)
+            return inputs[:, :1] * (1 if model[0].weight.flatten()[0].item() == self.first else -1)
 
     model = small_network()
-    explainer = Signed(float(model[0].weight.flatten()[0]))
+    explainer = Signed(model[0].weight.flatten()[0].item())
     assert score(ModelRandomisation(), model, images(2), explainer=explainer).flatten().tolist() == pytest.approx([-1, -1])
     assert score(ModelRandomisation(absolute=True), model, images(2), explainer=explainer).flatten().tolist() == pytest.approx([1, 1])
 
