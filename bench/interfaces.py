@@ -53,6 +53,7 @@ class DatasetInfo:
     source: str = ""
     multi_label: bool = False
     redistributable: bool = False  # May its images appear on a published board?
+    flippable: bool = True  # Does a mirror image keep its label? Not for digits.
     has_masks: bool = False
     has_boxes: bool = False
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)  # Of [0, 1] pixels; a model that brings no normalisation of its own takes these.
@@ -187,7 +188,7 @@ class Recipe:
     schedule: Literal["constant", "cosine", "one-cycle", "step"] = "one-cycle"
     milestones: tuple[Fraction, ...] = (0.5, 0.75)  # Of the training, for "step": the rate is divided by ten at each.
     crop_padding: Annotated[int, Field(ge=0)] = 4
-    flip: bool = True
+    flip: bool = True  # Mirrors every other image, where the data is `flippable`.
     label_smoothing: Fraction = 0.0
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.0  # Part of the training images, split off before any noise.
     report: Literal["last", "best"] = "last"  # "best" is by accuracy on the validation part, never on the test images.

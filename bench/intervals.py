@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -39,11 +40,18 @@ def over_seeds(values: Sequence[float]) -> Interval | None:
     """Student's t over seeds: the unit is the trained network, so it speaks about the method. None below two."""
     if len(values) < 2:
         return None
+    mean = math.fsum(values) / len(values)
+    spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+    half = t_quantile(len(values) - 1) * spread / math.sqrt(len(values))
+    return mean - half, mean + half
+
+
+@cache
+def t_quantile(degrees: int) -> float:
+    """How many standard errors Student's interval reaches to each side."""
     from scipy import stats
 
-    mean, error = float(np.mean(values)), float(np.std(values, ddof=1) / math.sqrt(len(values)))
-    half = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1)) * error
-    return mean - half, mean + half
+    return float(stats.t.ppf((1 + LEVEL) / 2, degrees))
 
 
 def _percentiles(found: Sequence[float]) -> Interval:

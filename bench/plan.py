@@ -197,7 +197,7 @@ def _training(
             "dataset": {"name": info.name, "fingerprint": info.fingerprint},
             "augmenter": augmenter.identity(),
             "noise": None if noise is None else noise.identity(),
-            "recipe": dataclasses.asdict(spec.recipe),
+            "recipe": dataclasses.asdict(spec.recipe) | {"flip": spec.recipe.flip and info.flippable},
             "seed": seed,
         }
     return Training(key(identity), identity, data, model, trainer, augmenter, noise, spec.recipe, seed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,12 @@ from rich.table import Table
 from bench import leaderboard, results
 from bench.errors import InvalidValue, did_you_mean
 from bench.leaderboard.pages import with_interval
-from bench.leaderboard.tables import Board, boards
+from bench.leaderboard.tables import Board, Column, boards
 from bench.results import Line
 from bench.store import Store
+
+
+COLUMN_WIDTH = 18  # Of a number in the terminal, its heading included.
 
 
 def store_folder(given: Path | str | None = None) -> Path:
@@ -51,20 +54,22 @@ def keep(store: Path, name: str, spec: str, lines: Iterable[Line]) -> Path:
 def print_boards(console: Console, lines: Iterable[Line]) -> None:
     """The tables of these lines, as wide as the terminal lets them be."""
     for board in boards(lines):
-        console.print(_terminal_table(board))
+        fitting = max(1, (console.width - 36) // COLUMN_WIDTH)
+        for start in range(0, len(board.columns), fitting):
+            console.print(_terminal_table(board, board.columns[start : start + fitting]))
 
 
-def _terminal_table(board: Board) -> Table:
+def _terminal_table(board: Board, columns: Sequence[Column]) -> Table:
     about = board.about
     noise = f", label noise {about['noise']['label']}" if about["noise"] else ""
     table = Table(title=f"{board.dataset}, {about['model']['label']}, {about['trainer']['label']}{noise}: {board.kind}", title_justify="left")
     for heading in ["augmenter", *(["explainer"] if board.kind == "explanations" else [])]:
         table.add_column(heading)
-    for column in board.columns:
+    for column in columns:
         table.add_column(f"{column.label} {column.arrow}", justify="right")
-    best = {column: set() if column.machine else board.best(column) for column in board.columns}
+    best = {column: set() if column.machine else board.best(column) for column in columns}
     for row in board.rows:
-        cells = [(board.cell(row, column), row in best[column]) for column in board.columns]
+        cells = [(board.cell(row, column), row in best[column]) for column in columns]
         texts = ["–" if cell is None or cell.value is None else (f"[bold]{_short(cell)}[/bold]" if first else _short(cell)) for cell, first in cells]
         table.add_row(row.augmenter, *([row.explainer] if row.explainer else []), *texts, style="dim" if row.floor else None)
     return table

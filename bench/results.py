@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Line = dict[str, Any]
-TIMES = ("seconds", "finished", "environment")  # Fields that differ from run to run without any number being another.
+TIMES = ("seconds", "finished", "environment", "run")  # Fields that differ from run to run without any number being another.
+ABOUT_PARTS = ("label", "plugin", "distribution", "paper", "claim", "floor", "per_image")  # Said of a part; not what it does.
 
 
 def dump(result: Line) -> str:
@@ -52,9 +53,15 @@ def migrated(result: Line) -> Line:
 
 
 def same(first: Line, second: Line, tolerance: float = 1e-6) -> bool:
-    """Do two lines say the same, times and machines aside, numbers within the tolerance?"""
-    ours, theirs = ({name: value for name, value in each.items() if name not in TIMES} for each in (first, second))
+    """Do two lines say the same, times, machines and words about parts aside, numbers within the tolerance?"""
+    ours, theirs = ({name: _essence(value) for name, value in each.items() if name not in TIMES} for each in (first, second))
     return _near(ours, theirs, tolerance)
+
+
+def _essence(value: Any) -> Any:
+    """A part without what is only said of it; anything else as it is."""
+    is_part = isinstance(value, dict) and "parameters" in value
+    return {name: inner for name, inner in value.items() if name not in ABOUT_PARTS} if is_part else value
 
 
 def _near(first: Any, second: Any, tolerance: float) -> bool:

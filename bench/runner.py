@@ -355,8 +355,8 @@ def _score_files(found: Score) -> dict[str, dict[str, Tensor]]:
 def _shown(part: Any) -> dict[str, Any] | None:
     if part is None:
         return None
-    distribution = part.entry.distribution
-    return {"label": part.label, **part.identity(), "plugin": part.entry.plugin, "distribution": distribution}
+    said = {name: getattr(part.part, name) for name in ("paper", "claim", "floor") if getattr(part.part, name, None)}
+    return {"label": part.label, **part.identity(), "plugin": part.entry.plugin, "distribution": part.entry.distribution, **said}
 
 
 def result_line(plan: Plan, job: Scoring, record: dict[str, Any]) -> Line:
@@ -372,7 +372,8 @@ def result_line(plan: Plan, job: Scoring, record: dict[str, Any]) -> Line:
     }
     if training.fits:
         dataset["train_fingerprint"] = training.data.train.info.fingerprint
-    traits = {"higher_is_better": metric.part.higher_is_better, "category": metric.part.category, "unit": metric.part.unit}
+    traits = {name: getattr(metric.part, name) for name in ("higher_is_better", "category", "unit")}
+    traits["per_image"] = getattr(metric.part, "per_image", True)
     floor = job.explaining.explainer if job.explaining else training.augmenter
     return {
         "schema": SCHEMA,

@@ -208,7 +208,7 @@ class FitContext:
     def cropped(self, inputs: Tensor, stream: str, epoch: int, step: int) -> Tensor:
         """The images cropped and mirrored as the recipe says; another stream gives another view of them."""
         draws = contexts.generator(self.seed, "crop", stream, epoch, step)
-        return self._laid_out(crop_and_flip(inputs, self.recipe.crop_padding, self.recipe.flip, draws))
+        return self._laid_out(crop_and_flip(inputs, self.recipe.crop_padding, self.recipe.flip and self.info.flippable, draws))
 
     def _laid_out(self, inputs: Tensor) -> Tensor:
         """In the recipe's memory format."""

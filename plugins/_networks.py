@@ -138,6 +138,11 @@ class BasicBlock(nn.Module):
         return self.relu2(residual + (inputs if self.downsample is None else self.downsample(inputs)))
 
 
+def averaged(network: nn.Module, maps: Tensor) -> Tensor:
+    """Logits (B, K) of a residual network's last maps (B, C, h, w): their means through the linear layer."""
+    return network.fc(network.avgpool(maps).flatten(1))
+
+
 def projection(inputs: int, outputs: int, stride: int) -> nn.Module:
     """The shortcut of a block that changes the shape of its maps: a 1x1 convolution."""
     return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
@@ -166,7 +171,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
     if not isinstance(content, Mapping) or not content or not all(isinstance(value, Tensor) for value in content.values()):
-        raise WeightsError(f"{path} holds {_described(content)}, and no tensors by name. Save the weights as `torch.save(model.state_dict(), file)`.")
+        raise WeightsError(
+            f"{path} holds {_described(content)}, and not tensors by name. Save the weights as `torch.save(model.state_dict(), file)`."
+        )
     return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
 
 
@@ -221,11 +228,15 @@ def _unpickled(path: Path) -> object:
 
 
 def _not_weights(path: Path) -> WeightsError:
-    return WeightsError(f"{path} is not a file of weights ({path.stat().st_size} bytes), or is damaged. Give a safetensors file or a PyTorch state_dict.")
+    return WeightsError(
+        f"{path} is not a file of weights ({path.stat().st_size} bytes), or is damaged. Give a safetensors file or a PyTorch state_dict."
+    )
 
 
 def _described(content: object) -> str:
-    return f"{type(content).__name__} of {', '.join(map(str, list(content)[:SHOWN]))}" if isinstance(content, Mapping) else f"a {type(content).__name__}"
+    return (
+        f"{type(content).__name__} of {', '.join(map(str, list(content)[:SHOWN]))}" if isinstance(content, Mapping) else f"a {type(content).__name__}"
+    )
 
 
 def _without_counters(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

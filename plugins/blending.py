@@ -36,7 +36,7 @@ class SamplePairing:
     name: ClassVar[str] = "samplepairing"
     version: ClassVar[int] = 1
     paper: ClassVar[str] = "Inoue; Data Augmentation by Pairing Samples for Images Classification; 2018; arXiv:1801.02929"
-    claim: ClassVar[str] = "unverified"
+    claim: ClassVar[str] = "formula verified"
 
     start: Fraction = 0.1
     stop: Fraction = 0.8

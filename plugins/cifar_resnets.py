@@ -5,9 +5,9 @@ Paper: section 4.2 of the residual networks' paper; 6n + 2 layers, n blocks of t
 Choices: two families are in use and files of both are read. Where the maps shrink, the shortcut of the first (`padding`, the
 paper's option A) takes every second pixel and pads the new channels with zeros; that of the second (`projection`, option B) is a 1x1
 convolution with batch norm. `shortcut = "auto"` takes the one that the weights were made for, and `padding` without weights.
-`normalisation = "auto"` takes the dataset's colours without weights; with weights it takes what their family was trained with, ImageNet's colours for
-`padding`, and the authors' CIFAR-10 or CIFAR-100 colours, by the number of classes, for `projection`. Weights written by bench
-bring their own. Both resolved choices are in the key. Every rectifier is a module of its own and nothing is done in place.
+`normalisation = "auto"` takes the dataset's colours without weights; with weights it takes what their family was trained with,
+ImageNet's colours for `padding`, and the authors' CIFAR-10 or CIFAR-100 colours, by the number of classes, for `projection`.
+Weights written by bench bring their own. Both resolved choices are in the key. Every rectifier is a module of its own and nothing is done in place.
 
 Checked against: the number of layers and of parameters, the padding shortcut by hand, files in both layouts. Published weights
 reach the accuracy they were published with: ResNet-56 of chenyaofo 72.63 % of CIFAR-100's test images.
@@ -29,6 +29,7 @@ from bench_plugins._networks import (
     Colours,
     NetworkPart,
     SplitClassifier,
+    averaged,
     from_bench,
     load_weights,
     projection,
@@ -85,11 +86,6 @@ class ThinResNet(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         stem = self.relu(self.bn1(self.conv1(inputs)))
         return averaged(self, self.layer3(self.layer2(self.layer1(stem))))
-
-
-def averaged(network: nn.Module, maps: Tensor) -> Tensor:
-    """Logits (B, K) of the last maps (B, C, h, w): their means through the linear layer."""
-    return network.fc(network.avgpool(maps).flatten(1))
 
 
 def stage(inputs: int, outputs: int, blocks: int, shortcut: Shortcut) -> nn.Sequential:

@@ -17,7 +17,8 @@ Choices: sets of equal size, at most `part` images each. Saliency is the root me
 by [0, 1] pixels in eval mode, with sum 1. Targets are weighed by the area each image fills.
 
 Checked against: the minimum over all choices of a small grid by enumeration (reached on most random grids, the energy never goes
-up), areas and targets by counting, differing outputs; outside the tests, the graph cuts of the authors' solver on random grids.
+up), areas and targets by counting; outside the tests, the graph cuts that the authors use, on 200 random grids (199 times no
+higher an energy, 13 times a lower one), and a transcript of their loop (as many images in a new one, as much saliency kept).
 
 Cost: one forward and one backward per image, and the choices on the CPU.
 """

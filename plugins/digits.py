@@ -104,6 +104,7 @@ class Digits:
             licence=LICENCE,
             source="https://archive.ics.uci.edu/dataset/80",
             redistributable=True,
+            flippable=False,
             mean=(0.306,) * 3,
             std=(0.324,) * 3,
         )

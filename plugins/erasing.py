@@ -15,7 +15,7 @@ GridMask's stripes instead, which leaves the squares. The fills are the papers':
 (uniform in [0, 1] for each pixel).
 
 Checked against: mean hidden areas by enumeration of all centres, the ranges of area and aspect, whole cells, the share hidden
-by stripes that do not turn counted by hand, and timm's and torchvision's rectangles in distribution.
+by a grid that does not turn counted by hand, and torchvision's rectangles in distribution.
 
 Cost: no passes.
 """

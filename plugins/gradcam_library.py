@@ -20,7 +20,7 @@ Differs from pytorch-grad-cam: a layer followed by an in-place ReLU keeps its ow
 overwritten; its context manager swallows IndexError, so its hooks are taken off here; the gradients that it clears on
 the model's weights are put back. `kpca-cam` draws its start vector from the row's generator, where the library takes it
 from the global one. `shapleycam` works for layers of tokens. `fullgrad` is refused where biases would be left out or
-taken for another layer's.
+taken for another layer's, and small gradients do not fade in it.
 
 Checked against: a two-channel network worked out by hand; the library called directly; principal components by another
 decomposition; weights of `shapleycam` and `finercam` by torch.func.
@@ -52,6 +52,9 @@ from bench.interfaces import ExplainContext, Layer
 from bench.layers import recording
 
 FULLGRAD_ROWS = 4  # The library holds every channel of every layer at the image's size.
+# The library adds 1e-7 to a channel's maximum before it divides by it. Gradients by the pixels of large maps are no larger, so
+# channels would fade by their size; a power of two changes nothing else.
+FULLGRAD_SCALE = 2.0**20
 
 
 @dataclass(frozen=True)
@@ -230,12 +233,16 @@ class FullGrad:
 
     def _rows(self, network: FromColour, inputs: Tensor, targets: Tensor) -> Tensor:
         import pytorch_grad_cam
-        from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
+        logits = [partial(scaled_logit, target) for target in targets.tolist()]
         with gradients_kept(network), biases_checked(network):
             cam = pytorch_grad_cam.FullGrad(network, [])
             with hooks_removed(cam.activations_and_grads):
-                return as_tensor(cam(inputs - network.colour, [ClassifierOutputTarget(target) for target in targets.tolist()]), inputs)
+                return as_tensor(cam(inputs - network.colour, logits), inputs)
+
+
+def scaled_logit(target: int, logits: Tensor) -> Tensor:
+    return FULLGRAD_SCALE * logits[target]
 
 
 class FromColour(nn.Module):

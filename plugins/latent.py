@@ -10,7 +10,7 @@ step's own stream started, so that the call which mixes the targets and the forw
 Checked against: features mixed by hand on the two-channel network, for each layer; the targets; the mixture at the input
 equals mixup.
 
-Cost: no passes beside the training's own.
+Cost: two grey images per step, to find the stages; otherwise no passes beside the training's own.
 """
 
 from __future__ import annotations

@@ -119,9 +119,8 @@ class Published:
         return folder
 
     def _advice(self) -> str:
-        fetch = (
-            "" if type(self)._fetch is Published._fetch else f', or download it: {{ name = "{self._called()}", download = true }} in the spec file'
-        )
+        fetchable = type(self)._fetch is not Published._fetch
+        fetch = f', or download it: {{ name = "{self._called()}", download = true }} in the spec file' if fetchable else ""
         return f"Type --data FOLDER for the folder that holds {self._place()} (from {self.source}){fetch}."
 
     def _download(self, split: str, root: Path) -> None:

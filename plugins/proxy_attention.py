@@ -7,7 +7,7 @@ and has the image's own label. The final thesis' formula is taken; the draft's, 
 Differs from the paper: in the published code every round splits training and validation images anew, so that accuracy grows with the
 number of rounds even without proxies, and by default the proxies are deleted before anything is trained on them. Here the split is
 the run's own and never changes. `protocol = "fair"` keeps the proxies of every round to the end. "reference" drops them at the
-next round, as the code clears its folder; the code's new splits, new optimiser for each round, mistakes in training mode and
+next round that makes others, as the code clears its folder; the code's new splits, new optimiser for each round, mistakes in training mode and
 lossy files have no counterpart on a fixed split and are left out, so its published accuracies cannot come out.
 
 Choices: mistakes are those of eval mode on the whole training images, neither cropped nor mirrored, in a random order drawn for
@@ -68,13 +68,13 @@ class ProxyAttention:
             return None
         order = data.indices[torch.randperm(len(data.indices), generator=context.generator)]
         wrong, given = mistakes(model, data, order, context)
-        count = math.ceil(self.subset * len(wrong))
+        count = math.ceil(self.subset * len(wrong) - 1e-9)  # 0.07 x 100 is a little more than 7.
         context.log(proxy_mistakes=len(wrong) / len(order), proxies=count)
+        if not count:
+            return None
         made = [self.made(model, data, *part, context) for part in zip(wrong[:count].split(ROWS), given[:count].split(ROWS), strict=True)]
         if self.protocol == "fair" and data.extra is not None:
             made.insert(0, data.extra)
-        if not made:
-            return ArrayData(data.info, torch.empty(0, dtype=torch.uint8), data.labels[:0]) if data.extra is not None else None
         return ArrayData(data.info, torch.cat([part.images for part in made]), torch.cat([part.labels for part in made]))
 
     def epochs(self, total: int) -> set[int]:

@@ -2,9 +2,9 @@
 
 Paper: none; residual blocks as in He et al., far fewer of them.
 
-Choices: a 3x3 stem of stride 2, one block of two convolutions at each of three stages (`width`, 2 and 4 times as many channels), then the mean of each last
-map and one linear layer, so that CAM is exact. Only the second stage halves the maps again: 8x8 maps of a 32x32 image are fine
-enough to say where something is. Every rectifier is a module of its own and nothing is done in place.
+Choices: a 3x3 stem of stride 2, then three stages of one block of two convolutions (`width`, 2 and 4 times as many channels),
+then the mean of each last map and one linear layer, so that CAM is exact. Only the second stage halves the maps again: the 8x8 maps
+of a 32x32 image are fine enough to say where something is. Every rectifier is a module of its own and nothing is done in place.
 
 Checked against: its shapes and its number of parameters.
 
@@ -16,7 +16,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-from bench_plugins._networks import IMAGENET, BasicBlock, Classifier, Colours, NetworkPart, SplitClassifier, load_weights, projection, read_weights
+from bench_plugins._networks import (
+    IMAGENET,
+    BasicBlock,
+    Classifier,
+    Colours,
+    NetworkPart,
+    SplitClassifier,
+    averaged,
+    load_weights,
+    projection,
+    read_weights,
+)
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -42,3 +53,30 @@ class MiniResNet(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         stem = self.relu(self.bn1(self.conv1(inputs)))
         return averaged(self, self.layer3(self.layer2(self.layer1(stem))))
+
+
+@dataclass(frozen=True)
+class ResNetMini(NetworkPart):
+    """A small residual network for small images, quick to train on a processor."""
+
+    width: Annotated[int, Field(ge=4)] = 16
+    normalisation: Literal["dataset", "imagenet"] = "dataset"
+    weights: WeightsFile = None
+
+    name: ClassVar[str] = "resnet-mini"
+    version: ClassVar[int] = 1
+    paper: ClassVar[str] = ""
+    claim: ClassVar[str] = "formula verified"
+    default: ClassVar[bool] = True
+
+    def build(self, info: DatasetInfo) -> Classifier:
+        colours = IMAGENET if self.normalisation == "imagenet" else Colours.of(info)
+        model = SplitClassifier(MiniResNet(self.width, info.num_classes), colours, ("layer1", "layer2", "layer3"), averaged)
+        if self.weights is not None:
+            load_weights(model, read_weights(self.weights), self.weights)
+        return model
+
+
+@hookimpl
+def register_models(register: Register) -> None:
+    register(ResNetMini)

@@ -2,14 +2,15 @@
 
 Paper: none of its own; timm's page of each architecture names it.
 
-Choices: networks start untrained, for nothing is downloaded; `weights` loads a file. `normalisation = "auto"` and the input size are those of
-timm's configuration for the name, tag included; `input_size` asks for another where the architecture allows it. Activations are not in place.
-Layers are found by one forward of an untaught network. Of the modules that timm lists as feature stages, and the one whose output the
-classifier head receives, the last at each resolution is a stage, and the last stage is the target layer: `layer4` of a ResNet,
-`bn2` of an EfficientNet, `blocks.5` of a small MobileNetV3, `stages.3` of a ConvNeXt, `norm` of a Swin. A vision transformer whose
-blocks hold tokens throughout has four stages, the first normalisations (`norm1`) of the blocks at the ends of its quarters: behind the last of them
-attention still carries the patches to the class token, behind the block nothing does. Class and register tokens are dropped and
+Choices: networks start untrained, for nothing is downloaded; `weights` loads a file. `normalisation = "auto"` and the input size
+are those of timm's configuration for the name, tag included; `input_size` asks for another size. Activations are not in place;
+timm's residual networks have a rectifier for each use. Layers are found by one forward of the untaught network. Of the modules that
+timm lists as feature stages, and the one whose output the classifier's head receives, the last at each resolution is a stage, and
+the last stage is the target layer: `layer4` of a ResNet, `bn2` of an EfficientNet, `stages.3` of a ConvNeXt, `norm` of a Swin. A
+vision transformer has four stages, the first normalisations (`norm1`) in the blocks at the ends of its quarters: after the last of
+them attention still carries the patches to the class token, after the block nothing does. Class and register tokens are dropped and
 the patches laid out as a map; channels are moved first where a network keeps them last. `layer` names another target layer.
+Networks whose tokens lie in no grid that timm states (XCiT, LeViT, PiT, Hiera) are refused, unless `layer` names one of their maps.
 
 Checked against: tokens laid out by hand, the layers named above, and, for networks with maps, the head run alone. A published
 EfficientNet-Lite0, whose file has other names for the same tensors, reaches its accuracy.
@@ -24,7 +25,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
-import timm
 import torch
 from bench_plugins._networks import (
     IMAGENET,
@@ -45,7 +45,6 @@ from bench.hookspecs import Register
 from bench.interfaces import DatasetInfo, Layer, WeightsFile
 from bench.keys import file_digest
 from bench.layers import evaluating
-
 
 QUARTERS = 4
 
@@ -98,6 +97,8 @@ class Timm(NetworkPart):
     argument: ClassVar[str] = "architecture"
 
     def build(self, info: DatasetInfo) -> Classifier:
+        import timm
+
         config = configuration(self.architecture)
         size = self._size(config)
         options = {"img_size": size} if self.input_size and config["fixed_input_size"] else {}
@@ -147,7 +148,10 @@ class Timm(NetworkPart):
             )
         stages = token_stages(network, outputs, to_map) or map_stages(network, outputs, behind, to_map)
         if not stages and self.layer is None:
-            raise InvalidValue(f"no layer of timm:{self.architecture} is known to give a feature map at {size[0]} x {size[1]}. Name one: `layer`.")
+            raise InvalidValue(
+                f"no layer of timm:{self.architecture} is known to give a feature map for images of {size[0]}x{size[1]}.\n"
+                "If one does, name it: `layer`. Otherwise choose another architecture."
+            )
         stages = stages or [str(self.layer)]
         return Found(stages, behind is not None and outputs[stages[-1]] is behind)
 
@@ -157,6 +161,8 @@ def configuration(architecture: str) -> dict[str, Any]:
 
     Raises InvalidValue for a name that timm does not have.
     """
+    import timm  # Not at the top: it takes half a second, and most runs have no need of it.
+
     base = architecture.split(".")[0]
     if not timm.is_model(base):
         raise InvalidValue(f"timm has no model '{architecture}'.{did_you_mean(base, timm.list_models())}\nAll names: `timm.list_models()`.")

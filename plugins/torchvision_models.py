@@ -2,12 +2,13 @@
 
 Paper: the residual networks (tables 1; ResNet-50 with the stride in its 3x3 convolutions, as torchvision has it) and VGG's configuration D.
 
-Choices: `stem = "auto"` takes the small form where neither side of the images exceeds 64 pixels. A small ResNet begins with a 3x3
-convolution of stride 1 and has no max pooling; a small VGG leaves out its last two poolings and puts one linear layer behind a global average, so
-that both end in maps of an eighth of the image (4x4 for 32x32). VGG's stages end before each pooling. Plain VGG has no batch norm and
-trains slowly from a random start; `vgg16-bn` has it. `normalisation = "auto"` takes ImageNet's colours with weights and the dataset's without; weights written by
-bench bring their own. Torchvision's blocks use one rectifier two or three times and in place; here each use is a module of its own, not in
-place, and the names of all weights stay torchvision's, so its files load into the large form.
+Choices: `stem = "auto"` takes the small form where neither side of the images exceeds 64 pixels. A small ResNet begins with a
+3x3 convolution of stride 1 and has no max pooling; a small VGG leaves out its last two poolings and puts one linear layer behind a
+global average, so that both end in maps of an eighth of the image (4x4 for 32x32). VGG's stages end before each pooling. Plain VGG
+has no batch norm and trains slowly from a random start; `vgg16-bn` has it. `normalisation = "auto"` takes ImageNet's colours with
+weights and the dataset's without; weights written by bench bring their own. Torchvision's blocks use one rectifier two or three
+times, and in place; here each use is a module of its own, not in place. All weights keep torchvision's names, so its files load
+into the large form.
 
 Checked against: torchvision's own networks, whose weights load here and give the same logits.
 
@@ -26,6 +27,7 @@ from bench_plugins._networks import (
     Colours,
     NetworkPart,
     SplitClassifier,
+    averaged,
     load_weights,
     read_weights,
     without_in_place,
@@ -99,10 +101,6 @@ def resnet_network(block: type[nn.Module], blocks: list[int], small: bool, num_c
     return network
 
 
-def resnet_tail(network: nn.Module, maps: Tensor) -> Tensor:
-    return network.fc(network.avgpool(maps).flatten(1))
-
-
 def vgg_network(batch_norm: bool, small: bool, num_classes: int) -> nn.Module:
     if small:
         return SmallVgg(num_classes, batch_norm)
@@ -160,7 +158,7 @@ class ResNet(_Torchvision):
     def build(self, info: DatasetInfo) -> Classifier:
         block, blocks = (BasicBlock, [2, 2, 2, 2]) if self.depth == 18 else (Bottleneck, [3, 4, 6, 3])
         network = resnet_network(block, blocks, self._small(info), info.num_classes)
-        return self._classifier(network, ["layer1", "layer2", "layer3", "layer4"], resnet_tail, info)
+        return self._classifier(network, ["layer1", "layer2", "layer3", "layer4"], averaged, info)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from augmenter_cases import augment, batch_of, heat
+from augmenter_cases import augment, batch_of, heat, network
 from bench_plugins import cam_mixing
 from bench_plugins._boxes import Boxes
 from bench_plugins.cam_mixing import AttributeMix, IntraClassPartSwapping, SnapMix, bounding_boxes, partners_of_class, shares_of_sum
@@ -110,7 +110,7 @@ def test_attributes_are_found_one_after_another():
     batch = Batch.of(inputs, torch.eye(2))
     context = testing.step_context(None, explainer=heat)
     part = AttributeMix(fill="black")
-    first, second = (part.attribute(number, None, batch, context) for number in (0, 1))
+    first, second = (part.attribute(number, network(), batch, context) for number in (0, 1))
     assert torch.equal(first, inputs[:, :1] >= 0.5)
     assert torch.equal(second, inputs[:, :1] == 0.2)
 

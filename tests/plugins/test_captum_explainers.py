@@ -244,12 +244,12 @@ class Square(nn.Module):
 
 
 def test_the_moments_of_the_noisy_gradient_are_those_of_the_noise():
-    inputs = torch.tensor([0.0, 1.0]).repeat_interleave(2000).view(1, 1, 40, 100)  # 2000 pixels of each kind, so sigma is the noise itself
-    found = {part: explain(Square(), part(samples=20, noise=0.3), inputs, FIRST)[0, 0] for part in (SmoothGrad, SmoothGradSquared, VarGrad)}
-    bright = inputs[0, 0] == 1
-    assert found[SmoothGrad][bright].mean().item() == pytest.approx(1.0, abs=0.01)  # 40000 draws: standard error 0.0015
-    assert found[SmoothGradSquared][bright].mean().item() == pytest.approx(1.09, abs=0.02)
-    assert found[SmoothGradSquared][~bright].mean().item() == pytest.approx(0.09, abs=0.01)
+    inputs = torch.tensor([0.25, 0.75]).repeat_interleave(2000).view(1, 1, 40, 100)  # the range is 0.5, so the deviation is 0.3
+    found = {part: explain(Square(), part(samples=20, noise=0.6), inputs, FIRST)[0, 0] for part in (SmoothGrad, SmoothGradSquared, VarGrad)}
+    bright = inputs[0, 0] == 0.75
+    assert found[SmoothGrad][bright].mean().item() == pytest.approx(0.75, abs=0.01)  # 40000 draws: standard error 0.0015
+    assert found[SmoothGradSquared][bright].mean().item() == pytest.approx(0.5625 + 0.09, abs=0.02)
+    assert found[SmoothGradSquared][~bright].mean().item() == pytest.approx(0.0625 + 0.09, abs=0.01)
     assert found[VarGrad].mean().item() == pytest.approx(0.09 * 19 / 20, abs=0.005)  # the variance divides by n
 
 
@@ -522,6 +522,16 @@ def test_a_batch_is_its_parts(small, images, explainer):
 
 
 @named(ALL)
+def test_no_forward_is_larger_than_the_chunk(small, images, explainer):
+    sizes = []
+    handle = small.register_forward_hook(lambda module, arguments, output: sizes.append(len(output)))
+    explain(small, explainer, images, TARGETS, chunk=4)
+    handle.remove()
+    assert max(sizes) <= 4
+    assert min(sizes) >= 2
+
+
+@named(ALL)
 def test_a_row_does_not_depend_on_its_neighbours(small, images, explainer):
     others = torch.cat([images[:2], images[:2].flip(0), images[4:]])
     found = explain(small, explainer, others, TARGETS)
@@ -570,8 +580,8 @@ def traces(model):
 
 
 @named(ALL)
-def test_the_model_is_left_as_it_was_found(small, images, explainer):
-    model = copy.deepcopy(small).train()
+def test_the_model_is_left_as_it_was_found(images, explainer):
+    model = Small().train()
     nn.functional.cross_entropy(model(images), TARGETS).backward()
     weights, before = copy.deepcopy(model.state_dict()), traces(model)
     assert not explain(model, explainer, images, TARGETS).requires_grad
@@ -583,8 +593,8 @@ def test_the_model_is_left_as_it_was_found(small, images, explainer):
 
 @named(ALL)
 @pytest.mark.parametrize("forwards", [0, 1])
-def test_a_forward_that_fails_leaves_no_trace(small, images, explainer, forwards):
-    model = Failing(copy.deepcopy(small), forwards)
+def test_a_forward_that_fails_leaves_no_trace(images, explainer, forwards):
+    model = Failing(Small(), forwards)
     weights, before = copy.deepcopy(model.state_dict()), traces(model)
     layer = Layer("layer", model.model.body[4])
     try:

@@ -59,8 +59,8 @@ def test_the_image_itself_is_seen_inside_the_gaussian_and_its_target_has_the_mea
     torch.testing.assert_close(result.targets.diagonal(), own.mean((1, 2)))
     mixed = own.amin((1, 2)) < 1
     row, column = divmod(int(own[mixed][0].argmax()), 32)
-    sigma = (-0.5 / float(own[mixed][0][row, (column + 1) % 32 if column < 31 else column - 1].log())) ** 0.5
-    assert 8 <= sigma <= 16  # U(0.25, 0.5) of 32 pixels, read off one step from the centre
+    beside = own[mixed][0][row, column + 1 if column < 31 else column - 1]
+    assert 8 <= float(-0.5 / beside.log()) ** 0.5 <= 16  # σ ~ U(0.25, 0.5) of 32 pixels, read off one step from the centre
 
 
 @pytest.mark.parametrize(("share", "hole"), [(0.75, 4), (0.999, 1), (0.0, 7)])

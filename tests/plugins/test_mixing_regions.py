@@ -66,7 +66,7 @@ def test_the_whole_partner_is_seen_made_smaller_at_its_place():
 
 
 def test_the_pasted_side_is_within_the_scales():
-    own = torch.cat([augment(ResizeMix(mode="elem", min_scale=0.5, max_scale=0.5), marked(30, side=32), step=step).targets.diagonal() for step in range(5)])
-    pasted = 1 - own
+    half, batch = ResizeMix(mode="elem", min_scale=0.5, max_scale=0.5), marked(30, side=32)
+    pasted = 1 - torch.cat([augment(half, batch, step=step).targets.diagonal() for step in range(5)])
     assert pasted.max() == pytest.approx(0.25)
     assert (pasted[pasted > 0].min() >= 0.0625 - 1e-6).all()  # A quarter of the box is left in a corner.

@@ -6,7 +6,7 @@ from augmenter_cases import augment, batch_of, marked
 from bench_plugins.saliency_mixing import WINDOWS, AttentiveCutMix, SaliencyMix, fine_grained_saliency, strongest_cells
 from torch import nn
 
-from bench.interfaces import Batch, Layer
+from bench.interfaces import Layer
 
 
 def saliency_by_loop(image):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from bench_plugins import scenes
 from bench_plugins.digits import Glyphs, all_glyphs, enlarged
-from bench_plugins.scenes import Scenes, _paint, colours, paint, pick, pieces, regions, shrunk, with_luminance
+from bench_plugins.scenes import EDGE, Scenes, _paint, colours, paint, pick, pieces, regions, shrunk, with_luminance
 from numpy.random import RandomState
 
 from bench.errors import DataError
@@ -62,7 +62,7 @@ def test_the_mask_has_the_shape_of_the_digit():
     for mask in painted.masks:
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         assert mask[np.ix_(rows[1:-1], columns[1:-1])].all()  # Filled, but for the corners
-        assert 0.5 * 18 - 1 <= len(rows) <= 0.65 * 28 + 1
+        assert 0.5 * 20 - 1 <= len(rows) <= 0.65 * 29 + 1
         assert 0.75 * len(rows) - 2 <= len(columns) <= len(rows) + 2
 
 
@@ -71,7 +71,7 @@ def test_the_mask_is_the_scan_of_that_digit_resized():
     painted = paint(digits, [BLACK], 10, RandomState(5))
     for mask, label in zip(painted.masks, painted.labels, strict=True):
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        whole = enlarged(digits.images[label : label + 1], *(np.zeros(1),) * 2, *(np.full(1, 32.0),) * 2)[0] > 0.35
+        whole = enlarged(digits.images[label : label + 1], *(np.zeros(1),) * 2, *(np.full(1, 32.0),) * 2)[0] > EDGE[0]
         top, left = np.flatnonzero(whole.any(1)), np.flatnonzero(whole.any(0))
         scan = whole[top[0] : top[-1] + 1, left[0] : left[-1] + 1]
         ours = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]

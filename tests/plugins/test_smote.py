@@ -41,7 +41,7 @@ def test_a_new_image_lies_between_an_image_and_one_of_its_five_nearest():
             for neighbour in distances.argsort()[1:6].tolist():
                 line = images[neighbour] - images[base]
                 share = ((new - images[base]) @ line / (line @ line)).clamp(0, 1)
-                found |= bool((new - images[base] - share * line).abs().max() <= 0.5 / 255 + 1e-6)
+                found |= bool((new - images[base] - share * line).abs().max() <= 0.65 / 255)  # 8 bits, and the share they hide
         assert found
 
 
