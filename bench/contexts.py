@@ -107,9 +107,10 @@ def explain_context(
     passes = Passes()
 
     def filled(kind: Fill, inputs: Tensor) -> Tensor:
-        return fill(kind, inputs, mean_colour(model, inputs.shape[1]), generators)
+        return fill(kind, inputs, mean_colour(model, inputs.shape[1]), context.generators)  # `explain` may have doubled them.
 
-    return ExplainContext(target_layers, stages, probability_for(info), filled, generators, chunk, state, passes, info)
+    context = ExplainContext(target_layers, stages, probability_for(info), filled, generators, chunk, state, passes, info)
+    return context
 
 
 def explain(model: nn.Module, explainer: Any, inputs: Tensor, targets: Tensor, context: ExplainContext) -> Tensor:
@@ -174,7 +175,7 @@ def step_context(
         return fill(kind, inputs, mean_colour(model, inputs.shape[1]), [own] * len(inputs))
 
     counts = tuple(class_counts or info.class_counts)
-    return StepContext(epoch, epochs, step, progress, own, info, counts, explained, predict, features, filled, log)
+    return StepContext(epoch, epochs, step, progress, own, info, counts, explained, predict, features, filled, stages, log)
 
 
 class SharedForwards:

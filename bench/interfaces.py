@@ -209,7 +209,7 @@ class StepContext:
     explain(model, inputs, targets) -> (B, 1, H, W): the augmenter's explainer, run in eval mode, leaving no trace.
     predict(model, inputs) -> (B, K): logits in eval mode without gradient, leaving no trace.
     features(model, inputs) -> (logits (B, K), [maps (B, C, h, w), …]): the outputs of the model's stages, eval mode, with gradient.
-    fill(kind, inputs) -> (B, C, H, W): what hidden pixels become.
+    fill(kind, inputs) -> (B, C, H, W): what hidden pixels become. stages: the ends of the network's blocks, first to last.
     progress: share of the training done before this step, in [0, 1).
     log(name=value, …): numbers, or tensors of no dimension, which are not waited for; the log keeps their mean over the epoch.
     """
@@ -225,6 +225,7 @@ class StepContext:
     predict: Callable[[nn.Module, Tensor], Tensor]
     features: Callable[[nn.Module, Tensor], tuple[Tensor, list[Tensor]]]
     fill: Callable[[Fill, Tensor], Tensor]
+    stages: Sequence[Layer] = ()
     log: Callable[..., None] = lambda **values: None
 
     @property

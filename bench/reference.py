@@ -47,13 +47,19 @@ def _protocol(protocol: type) -> list[str]:
         lines += [own, ""]
     for name, method in vars(protocol).items():
         if inspect.isfunction(method) and (not name.startswith("_") or name == "__call__") and method.__module__ == interfaces.__name__:
-            lines.append(f"- `{name}{inspect.signature(method)}`" + (f": {' '.join((inspect.getdoc(method) or '').split())}" if method.__doc__ else ""))
+            lines.append(
+                f"- `{name}{inspect.signature(method)}`" + (f": {' '.join((inspect.getdoc(method) or '').split())}" if method.__doc__ else "")
+            )
     return lines
 
 
 def methods_page(loaded: Loaded) -> str:
     """Every installed part by kind, then the card of every plugin."""
-    parts = [HEADER, "# Methods\n", "What comes with bench-xai. `bench plugins KIND NAME` prints the same in the terminal, for your own plugins too.\n"]
+    parts = [
+        HEADER,
+        "# Methods\n",
+        "What comes with bench-xai. `bench plugins KIND NAME` prints the same in the terminal, for your own plugins too.\n",
+    ]
     for kind in KINDS:
         entries = list(loaded.registry.entries(kind))
         if entries:

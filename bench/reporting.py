@@ -15,11 +15,10 @@ from rich.table import Table
 
 from bench import leaderboard, results
 from bench.errors import InvalidValue, did_you_mean
-from bench.leaderboard.pages import with_interval
+from bench.leaderboard.text import with_interval
 from bench.leaderboard.tables import Board, Column, boards
 from bench.results import Line
 from bench.store import Store
-
 
 COLUMN_WIDTH = 18  # Of a number in the terminal, its heading included.
 

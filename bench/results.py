@@ -13,7 +13,9 @@ from bench.errors import InvalidValue
 from bench.keys import SCHEMA
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
+    from numpy.typing import NDArray
 
 Line = dict[str, Any]
 TIMES = ("seconds", "finished", "environment", "run")  # Fields that differ from run to run without any number being another.
@@ -115,11 +117,22 @@ def _add(folder: Path, run: str, lines: list[Line], rows: Mapping[str, list[floa
 
 def read_rows(path: Path) -> dict[str, list[float]]:
     """Per-image values by key; a value that is not there is NaN."""
-    found = {}
-    for text in gzip.decompress(path.read_bytes()).decode().splitlines():
-        entry = json.loads(text)
-        found[entry["key"]] = [math.nan if value is None else value for value in entry["values"]]
-    return found
+    return {key: [math.nan if value is None else value for value in values] for key, values in _rows(path)}
+
+
+def rows_of(folder: Path) -> dict[str, NDArray[np.float64]]:
+    """The per-image values that lie beside the lines of a folder, as arrays by key; nothing where there are none."""
+    import numpy as np
+
+    files = sorted(folder.glob("*.rows.jsonl.gz"))
+    return {key: np.asarray(values, dtype=np.float64) for path in files for key, values in _rows(path)}  # None becomes NaN.
+
+
+def _rows(path: Path) -> Iterator[tuple[str, list[float | None]]]:
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        for text in file:
+            entry = json.loads(text)
+            yield entry["key"], entry["values"]
 
 
 def describe(result: Line) -> str:

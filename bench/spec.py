@@ -68,7 +68,9 @@ class Spec(BaseModel):
             floors = [entry.name for entry in registry.entries(kind) if _marked(entry, "floor")] if self.floors else []
             lists[f"{kind}s"] = tuple([*(name for name in floors if name not in asked), *asked])
             if not lists[f"{kind}s"] and kind not in ("explainer", "metric"):  # A run may only train.
-                raise InvalidValue(f"the run names no {kind}, and no installed one calls itself default.\nName one with --{kind}s; installed: bench plugins {kind}")
+                raise InvalidValue(
+                    f"the run names no {kind}, and no installed one calls itself default.\nName one with --{kind}s; installed: bench plugins {kind}"
+                )
         return self.model_copy(update=lists)
 
     def toml(self) -> str:

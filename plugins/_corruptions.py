@@ -12,9 +12,10 @@ from io import BytesIO
 import numpy as np
 import torch
 import torch.nn.functional as F
-from bench_plugins._scoring import drawn
 from PIL import Image
 from torch import Generator, Tensor
+
+from bench_plugins._scoring import drawn
 
 Generators = Sequence[Generator]
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-from bench_plugins.mixing import mix_targets
 from torch import Tensor
 
 from bench.errors import InvalidValue
 from bench.interfaces import Batch, Fill, StepContext
+from bench_plugins.mixing import mix_targets
 
 
 def uniform(low: float, high: float, shape: int | tuple[int, ...], generator: torch.Generator) -> Tensor:

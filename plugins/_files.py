@@ -10,13 +10,13 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from bench_plugins._images import UNREADABLE, Found, cached, canonical_order, fingerprint, label_bytes, listing, read_image, record, to_tensor
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from bench.errors import DataError
 from bench.interfaces import DatasetInfo, Sample
+from bench_plugins._images import UNREADABLE, Found, cached, canonical_order, fingerprint, label_bytes, listing, read_image, record, to_tensor
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 KEPT_BYTES = 512 * 2**20

@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from bench_plugins._draws import uniform
 from torch import Tensor
 from torchvision.transforms.functional import rgb_to_grayscale
+
+from bench_plugins._draws import uniform
 
 AREA, ASPECT = (0.2, 1.0), (3 / 4, 4 / 3)  # Of the crop, as a share of the image and as width by height.
 CANDIDATES = 10  # As many as torchvision draws before it gives up.

@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import torch
-from bench_plugins._scoring import hits
 from pydantic import Field
 from torch import Tensor, nn
 
 from bench import hookimpl
 from bench.hookspecs import Register
 from bench.interfaces import Explained, MetricContext
+from bench_plugins._scoring import hits
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,6 @@ from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
-from bench_plugins._scoring import copies, drawn, hits
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -30,6 +29,7 @@ from bench import hookimpl
 from bench.contexts import counting, pair_up, untouched
 from bench.hookspecs import Register
 from bench.interfaces import Explained, MetricContext
+from bench_plugins._scoring import copies, drawn, hits
 
 
 @dataclass(frozen=True)

@@ -26,14 +26,14 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from bench_plugins._draws import seed_from, uniform
-from bench_plugins.mixing import Alpha
 from pydantic import Field
 from torch import Tensor, nn
 
 from bench import hookimpl
 from bench.errors import InvalidValue
 from bench.interfaces import Batch, Fill, StepContext
+from bench_plugins._draws import seed_from, uniform
+from bench_plugins.mixing import Alpha
 
 PAPER = (
     "Hendrycks, Mu, Cubuk, Zoph, Gilmer, Lakshminarayanan; AugMix: A Simple Data Processing Method to Improve Robustness and Uncertainty; "

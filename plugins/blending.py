@@ -20,13 +20,13 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import torch
-from bench_plugins._draws import single_label
-from bench_plugins.mixing import Alpha, Mode, draw_partners, draw_shares, draws, mix_targets
 from pydantic import Field
 from torch import Tensor, nn
 
 from bench import hookimpl
 from bench.interfaces import Batch, Fraction, StepContext
+from bench_plugins._draws import single_label
+from bench_plugins.mixing import Alpha, Mode, draw_partners, draw_shares, draws, mix_targets
 
 
 @dataclass(frozen=True)

@@ -29,15 +29,15 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import torch
-from bench_plugins._boxes import Boxes, anywhere, moved
-from bench_plugins._draws import mix_by, single_label
-from bench_plugins.edda import unit_range
-from bench_plugins.mixing import Alpha, Mode, draw_partners, draw_shares, draws, mix_targets
 from pydantic import Field
 from torch import Tensor, nn
 
 from bench import hookimpl
 from bench.interfaces import Batch, Explaining, Fill, Fraction, StepContext
+from bench_plugins._boxes import Boxes, anywhere, moved
+from bench_plugins._draws import mix_by, single_label
+from bench_plugins.edda import unit_range
+from bench_plugins.mixing import Alpha, Mode, draw_partners, draw_shares, draws, mix_targets
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
+
+from bench import hookimpl
+from bench.errors import DataError
+from bench.hookspecs import Register
+from bench.interfaces import ArrayData, DatasetInfo
 from bench_plugins._images import (
     Found,
     cached,
@@ -33,12 +39,6 @@ from bench_plugins._images import (
     subfolders,
     to_tensor,
 )
-from torch import Tensor
-
-from bench import hookimpl
-from bench.errors import DataError
-from bench.hookspecs import Register
-from bench.interfaces import ArrayData, DatasetInfo
 
 SIZE = 32
 PAPER = "Alex Krizhevsky; Learning Multiple Layers of Features from Tiny Images; University of Toronto 2009"

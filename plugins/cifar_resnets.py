@@ -22,6 +22,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench import hookimpl
+from bench.hookspecs import Register
+from bench.interfaces import DatasetInfo, WeightsFile
+from bench.keys import file_digest
 from bench_plugins._networks import (
     IMAGENET,
     BasicBlock,
@@ -35,12 +41,6 @@ from bench_plugins._networks import (
     projection,
     read_weights,
 )
-from torch import Tensor, nn
-
-from bench import hookimpl
-from bench.hookspecs import Register
-from bench.interfaces import DatasetInfo, WeightsFile
-from bench.keys import file_digest
 
 Shortcut = Literal["padding", "projection"]
 

@@ -33,15 +33,15 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from bench_plugins._draws import seed_from
-from bench_plugins._gradients import loss_saliency
-from bench_plugins.mixing import Alpha
 from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
 from bench import hookimpl
 from bench.interfaces import Batch, Fraction, StepContext
+from bench_plugins._draws import seed_from
+from bench_plugins._gradients import loss_saliency
+from bench_plugins.mixing import Alpha
 
 Array = NDArray[np.float64]
 Weight = Annotated[float, Field(ge=0)]

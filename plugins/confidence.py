@@ -24,14 +24,14 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, NamedTuple
 
 import torch
-from bench_plugins._maps import rescaled
-from bench_plugins._scoring import share_of
 from pydantic import Field
 from torch import Tensor, nn
 
 from bench import hookimpl
 from bench.hookspecs import Register
 from bench.interfaces import Explained, Fill, MetricContext
+from bench_plugins._maps import rescaled
+from bench_plugins._scoring import share_of
 
 EDDA = "Li et al.; EDDA: Explanation-driven Data Augmentation to Improve Explanation Faithfulness; 2021"
 GRADCAM_PLUS_PLUS = "Chattopadhay et al.; Grad-CAM++: Improved Visual Explanations for Deep Convolutional Networks; WACV 2018; arXiv:1710.11063"

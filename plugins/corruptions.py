@@ -27,8 +27,6 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, NamedTuple, get_args
 
 import torch
-from bench_plugins import _corruptions as make
-from bench_plugins._scoring import copies, hits
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -36,6 +34,8 @@ from bench import hookimpl
 from bench.errors import InvalidValue
 from bench.hookspecs import Register
 from bench.interfaces import Curve, Explained, MetricContext
+from bench_plugins import _corruptions as make
+from bench_plugins._scoring import copies, hits
 
 Name = Literal[
     "gaussian-noise", "shot-noise", "impulse-noise", "defocus-blur", "glass-blur", "motion-blur", "zoom-blur",

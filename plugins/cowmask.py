@@ -24,12 +24,12 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import torch
-from bench_plugins._draws import hide, mix_by, uniform
 from pydantic import Field
 from torch import Tensor, nn
 
 from bench import hookimpl
 from bench.interfaces import Batch, Fill, Fraction, StepContext
+from bench_plugins._draws import hide, mix_by, uniform
 
 PAPER = "French, Oliver, Salimans; Milking CowMask for Semi-Supervised Image Classification; 2020; arXiv:2003.12022"
 Sigma = Annotated[float, Field(gt=0)]

@@ -19,13 +19,13 @@ from typing import Annotated, ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from bench_plugins._images import array_records, fingerprint, refuse_split
 from numpy.typing import NDArray
 from pydantic import Field
 
 from bench import hookimpl
 from bench.hookspecs import Register
 from bench.interfaces import ArrayData, DatasetInfo
+from bench_plugins._images import array_records, fingerprint, refuse_split
 
 SIZE = 32
 LICENCE = (

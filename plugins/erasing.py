@@ -27,13 +27,13 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import torch
-from bench_plugins._boxes import Boxes, anywhere
-from bench_plugins._draws import hide, uniform
 from pydantic import Field
 from torch import Tensor, nn
 
 from bench import hookimpl
 from bench.interfaces import Batch, Fill, Fraction, StepContext
+from bench_plugins._boxes import Boxes, anywhere
+from bench_plugins._draws import hide, uniform
 
 Share = Annotated[float, Field(gt=0, le=1)]
 CANDIDATES = 100  # Of the authors' code of Random Erasing.

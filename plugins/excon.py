@@ -26,12 +26,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from bench_plugins._views import Views
-from bench_plugins.edda import unit_range
 from torch import nn
 
 from bench import hookimpl
 from bench.interfaces import Batch, Explaining, Fill, Fraction, StepContext
+from bench_plugins._views import Views
+from bench_plugins.edda import unit_range
 
 TRAINERS = ("supcon",)
 

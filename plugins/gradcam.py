@@ -16,11 +16,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from bench_plugins._maps import maps_and_gradients, upsample
 from torch import Tensor, nn
 
 from bench import hookimpl
 from bench.interfaces import ExplainContext
+from bench_plugins._maps import maps_and_gradients, upsample
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,6 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from bench_plugins._maps import feature_map
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -50,6 +49,7 @@ from bench.contexts import clone_generator, forward, pair_up
 from bench.errors import InvalidValue
 from bench.interfaces import ExplainContext, Layer
 from bench.layers import recording
+from bench_plugins._maps import feature_map
 
 FULLGRAD_ROWS = 4  # The library holds every channel of every layer at the image's size.
 # The library adds 1e-7 to a channel's maximum before it divides by it. Gradients by the pixels of large maps are no larger, so

@@ -23,12 +23,12 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from bench_plugins._maps import logits_and_maps, maps_and_gradients, upsample
 from torch import Tensor, nn
 
 from bench import hookimpl
 from bench.errors import InvalidValue
 from bench.interfaces import ExplainContext
+from bench_plugins._maps import logits_and_maps, maps_and_gradients, upsample
 
 
 @dataclass(frozen=True)

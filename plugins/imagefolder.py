@@ -27,13 +27,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
-from bench_plugins._files import FileData, Item, Resize, Shown, file_data, measured
-from bench_plugins._images import image_files, refuse_split, subfolders
 from pydantic import Field
 
 from bench import hookimpl
 from bench.errors import DataError, did_you_mean
 from bench.hookspecs import Register
+from bench_plugins._files import FileData, Item, Resize, Shown, file_data, measured
+from bench_plugins._images import image_files, refuse_split, subfolders
 
 SPLITS = {"train": ("train",), "test": ("test", "val")}
 EXAMPLE = '{"wnid": "n01440764", "words": "tench"}'

@@ -21,13 +21,13 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 import torch
-from bench_plugins._scoring import copies, drawn
 from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from bench import hookimpl
 from bench.hookspecs import Register
 from bench.interfaces import Explained, Fill, MetricContext
+from bench_plugins._scoring import copies, drawn
 
 YEH = "Yeh et al.; On the (In)fidelity and Sensitivity of Explanations; NeurIPS 2019; arXiv:1901.09392"
 

@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import torch
-from bench_plugins._scoring import copies, drawn, hits
 from pydantic import Field
 from torch import Tensor, nn
 
 from bench import hookimpl
 from bench.hookspecs import Register
 from bench.interfaces import Curve, Explained, MetricContext
+from bench_plugins._scoring import copies, drawn, hits
 
 
 @dataclass(frozen=True)

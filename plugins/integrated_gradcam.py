@@ -23,12 +23,12 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from bench_plugins._maps import logits_and_maps, maps_and_gradients, upsample
 from pydantic import Field
 from torch import Tensor, nn
 
 from bench import hookimpl
 from bench.interfaces import ExplainContext, Fill, Layer
+from bench_plugins._maps import logits_and_maps, maps_and_gradients, upsample
 
 
 @dataclass(frozen=True)

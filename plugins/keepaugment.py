@@ -23,15 +23,15 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from bench_plugins._boxes import Boxes, around, between, window_sums
-from bench_plugins._draws import hide
-from bench_plugins._gradients import input_gradients
-from bench_plugins.policies import AutoAugment, RandAugment, TrivialAugment
 from pydantic import Field
 from torch import Tensor, nn
 
 from bench import hookimpl
 from bench.interfaces import Batch, Fill, Fraction, StepContext
+from bench_plugins._boxes import Boxes, around, between, window_sums
+from bench_plugins._draws import hide
+from bench_plugins._gradients import input_gradients
+from bench_plugins.policies import AutoAugment, RandAugment, TrivialAugment
 
 PAPER = "Gong, Wang, Li, Chandra, Liu; KeepAugment: A Simple Information-Preserving Data Augmentation Approach; CVPR 2021; arXiv:2011.11778"
 POLICIES = {"autoaugment": AutoAugment, "randaugment": RandAugment, "trivialaugment": TrivialAugment}

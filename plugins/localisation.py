@@ -23,13 +23,13 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import torch
-from bench_plugins._scoring import places, share_of
 from pydantic import Field
 from torch import Tensor, nn
 
 from bench import hookimpl
 from bench.hookspecs import Register
 from bench.interfaces import Explained, MetricContext
+from bench_plugins._scoring import places, share_of
 
 SISE = (
     "Sudhakar et al.; Explaining Convolutional Neural Networks through Attribution-Based Input Sampling and Block-Wise Feature Aggregation; AAAI 2021"

@@ -26,13 +26,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-from bench_plugins._maps import chosen_channels, feature_map, logits_and_maps, logits_and_outputs, rescaled, upsample
 from torch import Tensor, nn
 
 from bench import hookimpl
 from bench.contexts import forward, pair_up
 from bench.interfaces import ExplainContext, Fill, Layer
 from bench.layers import recording
+from bench_plugins._maps import chosen_channels, feature_map, logits_and_maps, logits_and_outputs, rescaled, upsample
 
 
 @dataclass(frozen=True)

@@ -26,13 +26,13 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import torch
-from bench_plugins._draws import mix_by, uniform
-from bench_plugins.mixing import Alpha, Mode, draw_partners, draw_shares, draws
 from pydantic import Field
 from torch import Tensor, nn
 
 from bench import hookimpl
 from bench.interfaces import Batch, Fraction, StepContext
+from bench_plugins._draws import mix_by, uniform
+from bench_plugins.mixing import Alpha, Mode, draw_partners, draw_shares, draws
 
 Positive = Annotated[float, Field(gt=0)]
 

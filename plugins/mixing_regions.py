@@ -20,14 +20,14 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import torch
-from bench_plugins._boxes import anywhere, moved
-from bench_plugins._draws import uniform
-from bench_plugins.mixing import Alpha, Mode, draw_partners, draw_shares, draws, mix_targets
 from pydantic import Field
 from torch import Tensor, nn
 
 from bench import hookimpl
 from bench.interfaces import Batch, Fraction, StepContext
+from bench_plugins._boxes import anywhere, moved
+from bench_plugins._draws import uniform
+from bench_plugins.mixing import Alpha, Mode, draw_partners, draw_shares, draws, mix_targets
 
 Share = Annotated[float, Field(gt=0, le=1)]
 

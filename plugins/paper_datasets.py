@@ -34,9 +34,6 @@ from xml.etree import ElementTree
 
 import numpy as np
 import torch
-from bench_plugins._files import FileData, Item, ReadMasks, Resize, Shown, file_data
-from bench_plugins._images import data_folder, image_files, refuse_split, subfolders
-from bench_plugins.imagefolder import ImageFolder
 from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
@@ -44,6 +41,9 @@ from torch import Tensor
 from bench import hookimpl
 from bench.errors import DataError
 from bench.hookspecs import Register
+from bench_plugins._files import FileData, Item, ReadMasks, Resize, Shown, file_data
+from bench_plugins._images import data_folder, image_files, refuse_split, subfolders
+from bench_plugins.imagefolder import ImageFolder
 
 IMAGENET_LICENCE = "images of ImageNet: non-commercial research and education"
 VOC_CLASSES = tuple(

@@ -17,10 +17,11 @@ published accuracy is the best one on the test images, the recipe's `report` dec
 
 Choices: T1 and the ramp are shares of the training (35 and 16 of 300 epochs), so that short recipes have every phase. Layers start afresh
 in place, as torch initialises them. The rate falls with every step, not every epoch, and a cosine ends at a hundredth. Images are
-sorted by two crops in eval mode. Confident images and others fill half a batch each, or, if the confident are more, as much as
-they are many; each list starts over when it ends. An epoch for which nothing or everything is confident takes all images with
-their labels, and one image of a batch at least goes without. An augmenter with `attack` is used for the attack alone; any other is called wherever there are labels, and in MixMatch it
-may have no loss or forward of its own. `lambda_u` is 15 to 25 for CIFAR-10 and 75 to 100 for CIFAR-100.
+sorted by two crops in eval mode. Confident images and others fill half a batch each or, if the confident are more, as much as
+they are many, at least one having no label; each list starts over when it ends. An epoch for which nothing or everything is
+confident takes all images with their labels. An augmenter with `attack` is used for the attack alone; any other is called
+wherever there are labels, and for MixMatch it may have no loss or forward of its own. `lambda_u` was 15 to 25 for CIFAR-10 and
+75 to 100 for CIFAR-100.
 
 Checked against: class weights, ramp, batch sizes and the losses by hand; which weights move in which phase; resuming gives the
 same weights to the bit. Published accuracies were not reproduced.
@@ -40,8 +41,6 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from bench_plugins.mixing import draw_shares
-from bench_plugins.plain import Plain
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -52,6 +51,8 @@ from bench.interfaces import Batch, Fraction, Layer, StepContext
 from bench.keys import derived_seed
 from bench.layers import evaluating
 from bench.train import FitContext, TrainingData, row_losses
+from bench_plugins.mixing import draw_shares
+from bench_plugins.plain import Plain
 
 Epochs = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]

@@ -22,7 +22,6 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from bench_plugins._draws import seed_from
 from PIL import Image
 from pydantic import Field
 from torch import Tensor, nn
@@ -31,6 +30,7 @@ from torchvision import transforms
 from bench import hookimpl
 from bench.errors import InvalidValue
 from bench.interfaces import Batch, StepContext
+from bench_plugins._draws import seed_from
 
 Border = Literal["mean", "black"]
 Bins = Annotated[int, Field(ge=2)]

@@ -31,13 +31,13 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from bench_plugins._draws import single_label
-from bench_plugins.edda import unit_range
 from pydantic import Field
 from torch import Tensor, nn
 
 from bench import hookimpl
 from bench.interfaces import ArrayData, Batch, Explaining, Fraction, StepContext
+from bench_plugins._draws import single_label
+from bench_plugins.edda import unit_range
 
 ROWS = 128  # Images that go through the network together.
 

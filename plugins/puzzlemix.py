@@ -31,8 +31,6 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from bench_plugins._gradients import loss_saliency
-from bench_plugins.mixing import Alpha, draw_partners, draw_shares, mix_targets
 from numpy.typing import NDArray
 from pydantic import Field
 from scipy.optimize import linear_sum_assignment
@@ -43,6 +41,8 @@ from torch import Tensor, nn
 from bench import hookimpl
 from bench.errors import InvalidValue
 from bench.interfaces import Batch, Fraction, StepContext
+from bench_plugins._gradients import loss_saliency
+from bench_plugins.mixing import Alpha, draw_partners, draw_shares, mix_targets
 
 Weight = Annotated[float, Field(ge=0)]
 GRIDS = (2, 4, 8, 16)

@@ -16,6 +16,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
+from pydantic import Field
+from torch import Tensor, nn
+
+from bench import hookimpl
+from bench.hookspecs import Register
+from bench.interfaces import DatasetInfo, WeightsFile
 from bench_plugins._networks import (
     IMAGENET,
     BasicBlock,
@@ -28,12 +34,6 @@ from bench_plugins._networks import (
     projection,
     read_weights,
 )
-from pydantic import Field
-from torch import Tensor, nn
-
-from bench import hookimpl
-from bench.hookspecs import Register
-from bench.interfaces import DatasetInfo, WeightsFile
 
 
 class MiniResNet(nn.Module):

@@ -26,13 +26,13 @@ from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
-from bench_plugins._scoring import copies, drawn, places, share_of
 from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from bench import hookimpl
 from bench.hookspecs import Register
 from bench.interfaces import Curve, Explained, MetricContext
+from bench_plugins._scoring import copies, drawn, places, share_of
 
 TOLERANCE = 1e-5  # Of the residual. 1e-4 was measured to leave errors of a third of a grey level at 224 x 224.
 CHECK_EVERY = 8  # Sweeps between two looks at the residual: each look makes the device wait.

@@ -27,14 +27,14 @@ from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from bench_plugins._boxes import between, window_sums
-from bench_plugins._draws import mix_by
-from bench_plugins.mixing import Alpha, Mode, box_masks, draw_partners, draw_shares, draws
 from pydantic import Field
 from torch import Tensor, nn
 
 from bench import hookimpl
 from bench.interfaces import Batch, Fraction, StepContext
+from bench_plugins._boxes import between, window_sums
+from bench_plugins._draws import mix_by
+from bench_plugins.mixing import Alpha, Mode, box_masks, draw_partners, draw_shares, draws
 
 WINDOWS = (12, 24, 48, 28, 56, 112)  # Pixels from the centre, as in OpenCV, whatever the image's size.
 GREY = (0.299, 0.587, 0.114)

@@ -23,9 +23,6 @@ from typing import Annotated, ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from bench_plugins._images import array_records, cached, fingerprint, refuse_split
-from bench_plugins.digits import LICENCE as DIGITS_LICENCE
-from bench_plugins.digits import SIZE, Floats, Glyphs, enlarged, glyphs
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.random import RandomState
 from numpy.typing import NDArray
@@ -35,6 +32,9 @@ from torch import Tensor
 from bench import hookimpl
 from bench.hookspecs import Register
 from bench.interfaces import ArrayData, DatasetInfo
+from bench_plugins._images import array_records, cached, fingerprint, refuse_split
+from bench_plugins.digits import LICENCE as DIGITS_LICENCE
+from bench_plugins.digits import SIZE, Floats, Glyphs, enlarged, glyphs
 
 SHRINKS = (1, 2)
 TILES = (3, 5)  # Rows and columns; every third tile of a photograph is for test images.

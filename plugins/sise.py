@@ -29,7 +29,6 @@ from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from bench_plugins._maps import feature_map, rescaled, upsample
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -37,6 +36,7 @@ from bench import hookimpl
 from bench.contexts import forward, pair_up
 from bench.interfaces import ExplainContext, Fill
 from bench.layers import recording
+from bench_plugins._maps import feature_map, rescaled, upsample
 
 Threshold = Literal["hard", "soft"]
 

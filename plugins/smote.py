@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import torch
-from bench_plugins._draws import single_label
 from pydantic import Field
 from torch import Tensor, nn
 
 from bench import hookimpl
 from bench.interfaces import ArrayData, Batch, StepContext
+from bench_plugins._draws import single_label
 
 ROWS = 256  # Images whose distances to their class are held at once.
 

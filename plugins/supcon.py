@@ -24,13 +24,11 @@ forwards and backwards for each row that it adds. An epoch goes through the imag
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from bench_plugins._views import Views, random_view, resized_crop
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -39,6 +37,7 @@ from bench.errors import InvalidValue
 from bench.interfaces import Batch, Fraction, StepContext
 from bench.keys import derived_seed
 from bench.train import FitContext, TrainingData, row_losses
+from bench_plugins._views import Views, random_view, resized_crop
 
 BASE_TEMPERATURE = 0.07  # Scales the loss in the published codes, and so the learning rate they ask for.
 

@@ -26,6 +26,15 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from bench import hookimpl
+from bench.errors import InvalidValue, did_you_mean
+from bench.hookspecs import Register
+from bench.interfaces import DatasetInfo, Layer, WeightsFile
+from bench.keys import file_digest
+from bench.layers import evaluating
 from bench_plugins._networks import (
     IMAGENET,
     Classifier,
@@ -36,15 +45,6 @@ from bench_plugins._networks import (
     read_weights,
     without_in_place,
 )
-from pydantic import Field
-from torch import Tensor, nn
-
-from bench import hookimpl
-from bench.errors import InvalidValue, did_you_mean
-from bench.hookspecs import Register
-from bench.interfaces import DatasetInfo, Layer, WeightsFile
-from bench.keys import file_digest
-from bench.layers import evaluating
 
 QUARTERS = 4
 

@@ -21,6 +21,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from torch import Tensor, nn
+from torchvision.models import resnet, vgg
+
+from bench import hookimpl
+from bench.hookspecs import Register
+from bench.interfaces import DatasetInfo, WeightsFile
 from bench_plugins._networks import (
     IMAGENET,
     Classifier,
@@ -32,12 +38,6 @@ from bench_plugins._networks import (
     read_weights,
     without_in_place,
 )
-from torch import Tensor, nn
-from torchvision.models import resnet, vgg
-
-from bench import hookimpl
-from bench.hookspecs import Register
-from bench.interfaces import DatasetInfo, WeightsFile
 
 SMALL = 64  # Pixels.
 RESNET_PAPER = "Kaiming He, Xiangyu Zhang, Shaoqing Ren, Jian Sun; Deep Residual Learning for Image Recognition; CVPR 2016; arXiv:1512.03385"

@@ -5,8 +5,6 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from bench_plugins.fitting import Standard
-from bench_plugins.plain import Plain
 from torch import nn
 
 from bench import contexts
@@ -15,6 +13,8 @@ from bench.interfaces import ArrayData, Batch, Recipe
 from bench.keys import derived_seed
 from bench.testing import TinyNetwork, dataset_info, tiny_data
 from bench.train import FitContext, TrainingData, fit, rate_at, row_losses, training_data
+from bench_plugins.fitting import Standard
+from bench_plugins.plain import Plain
 
 RECIPE = Recipe(epochs=2, batch_size=16, crop_padding=2)
 

@@ -145,7 +145,10 @@ def _differences(board: Board, column: Column, pairs: Sequence[tuple[Row, Row]],
             if first is not None and second is not None and len(first) == len(second):
                 data[place] = first - second
                 images[len(first)].append(place)
-    for places, test in [*((each, statistics.seed_differences) for each in seeds.values()), *((each, statistics.image_differences) for each in images.values())]:
+    for places, test in [
+        *((each, statistics.seed_differences) for each in seeds.values()),
+        *((each, statistics.image_differences) for each in images.values()),
+    ]:
         for place, difference in zip(places, test(np.stack([data[place] for place in places])), strict=True):  # type: ignore[operator]
             found[place] = difference
     return found

@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
 from tabulate import tabulate
 
 from bench.errors import BenchError
-from bench.leaderboard.tables import Board, Cell, Column, boards
-from bench.results import read
+from bench.leaderboard import exports, figures
+from bench.leaderboard.comparisons import Against, PerImage, Verdict, disagreements, verdicts
+from bench.leaderboard.tables import Board, Column, Row, boards
+from bench.leaderboard.text import MISSING, column_digits, escaped, number, slug, with_interval
+from bench.results import read, rows_of
 
-MISSING = "–"
 HEADER = "<!-- Written by `bench leaderboard` from the lines in data/. Changes by hand are lost. -->\n"
+TIED, NOT_ABOVE_FLOOR = "≈", "°"
+WIDE = 6  # Columns; a table with more is split by category.
+NAMED = 4  # Rows named in a sentence before "and 3 more".
+
+Verdicts = Mapping[Column, Verdict]
 
 
 def build(data: Path) -> dict[str, str]:
-    """The text of every page by its file name: README.md and one a dataset."""
-    tables = boards(line for path in sorted(data.glob("*/*.jsonl")) for line in read(path))
-    pages = {f"{name}.md": _dataset_page(name, list(group), data) for name, group in groupby(tables, key=lambda table: table.dataset)}
-    return {"README.md": _overview(tables), **pages}
+    """The text of every page by its file name: README.md, for each dataset a page, its figures and its comparisons, and methods.bib."""
+    pages: dict[str, str] = {}
+    overview, parts = [], {}
+    for folder in sorted({path.parent for path in data.glob("*/*.jsonl")}):
+        tables = boards(line for path in sorted(folder.glob("*.jsonl")) for line in read(path))
+        per_image = rows_of(folder)
+        for name, group in groupby(tables, key=lambda table: table.dataset):
+            found = list(group)
+            pages |= dataset_pages(name, found, per_image, data)
+            overview.append(_overview_row(name, found))
+            parts |= exports.papers(found)
+    pages["README.md"] = _overview(overview, bool(parts))
+    if parts:
+        pages["methods.bib"] = exports.bibtex(parts)
+    return pages
 
 
 def write(data: Path, folder: Path) -> list[Path]:
@@ -29,142 +47,292 @@ def write(data: Path, folder: Path) -> list[Path]:
     for name, text in build(data).items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
-            path.write_text(text, encoding="utf-8")
+        if not _is(path, text):
+            path.write_text(text, encoding="utf-8", newline="")
         written.append(path)
     return written
 
 
 def check(data: Path, folder: Path) -> None:
     """Raise BenchError naming the pages that are not what the lines say."""
-    wrong = [name for name, text in build(data).items() if not (folder / name).exists() or (folder / name).read_text(encoding="utf-8") != text]
+    wrong = [name for name, text in build(data).items() if not _is(folder / name, text)]
     if wrong:
         raise BenchError(f"{', '.join(wrong)} in {folder} is not what the published lines say.\nWrite it again: bench leaderboard")
 
 
-def _overview(tables: Sequence[Board]) -> str:
-    rows = []
-    for name, group in groupby(tables, key=lambda table: table.dataset):
-        found = list(group)
-        lines = sum(len(table.lines) for table in found)
-        augmenters = sorted({row.augmenter for table in found for row in table.rows})
-        explainers = sorted({row.explainer for table in found for row in table.rows if row.explainer})
-        rows.append([f"[{name}]({name}.md)", ", ".join(augmenters), ", ".join(explainers), lines])
+def _is(path: Path, text: str) -> bool:
+    return path.exists() and path.read_bytes() == text.encode()
+
+
+# The overview
+
+
+def _overview_row(name: str, tables: Sequence[Board]) -> list[str | int]:
+    augmenters = sorted({row.augmenter for table in tables for row in table.rows})
+    explainers = sorted({row.explainer for table in tables for row in table.rows if row.explainer})
+    page = f"[{escaped(name)}]({slug(name)}.md)"
+    return [page, *(", ".join(map(escaped, names)) for names in (augmenters, explainers)), sum(table.count for table in tables)]
+
+
+def _overview(rows: Sequence[Sequence[str | int]], with_papers: bool) -> str:
+    if not rows:
+        return f"{HEADER}\n# Leaderboards\n\nNothing is published yet.\n"
     table = tabulate(rows, ["dataset", "augmenters", "explainers", "results"], tablefmt="pipe")
-    return f"{HEADER}\n# Leaderboards\n\n{table}\n\n{READING}" if rows else f"{HEADER}\n# Leaderboards\n\nNothing is published yet.\n"
+    papers = "\nThe papers of the methods, to cite: [methods.bib](methods.bib).\n" if with_papers else ""
+    return f"{HEADER}\n# Leaderboards\n\n{table}\n{papers}\n{READING}"
 
 
-READING = """## How to read a board
+READING = f"""## How to read a board
 
 - A table holds only rows that may be compared: the same images, network, trainer, label noise and recipe.
-- ↑ says that more is better, ↓ that less is. The best value of a column is **bold**; where intervals overlap, better may mean luck.
+- ↑ says that more is better, ↓ that less is. The best value of a column is **bold**.
 - `0.91 ± 0.02` is a mean over trainings with different seeds and Student's 95 % interval over seeds: it speaks about the method.
   `0.91 [0.88, 0.93]` is one training and the 95 % bootstrap interval over images: it speaks about that one network.
+- {TIED} marks what a paired test does not tell apart from the best: same seeds, or same images. The line below a table says which.
 - *Italic* rows are floors: a network trained without augmentation, and explainers that look at nothing.
-  What does not beat its floor has shown nothing.
-- – stands for a number that is not there. It is never taken as zero or averaged around.
+  {NOT_ABOVE_FLOOR} marks what is not better than its floor by more than luck. What does not beat its floor has shown nothing.
+- {MISSING} stands for a number that is not there. It is never taken as zero or averaged around.
+- ‡ marks a row without some of the seeds that most rows have; it is not ranked.
 - Columns marked † are times. They belong to the machine named below the table and are not ranked.
+- Where neither seeds nor images are shared, nothing is tested and nothing is marked: then only the intervals speak.
 """
 
 
-def _dataset_page(name: str, tables: Sequence[Board], data: Path) -> str:
-    about = tables[0].about["dataset"]
-    parts = [HEADER, f"# {name}\n", f"Licence of the images: {about['licence']}\n"]
+# A dataset
+
+
+def dataset_pages(name: str, tables: Sequence[Board], per_image: PerImage, data: Path) -> dict[str, str]:
+    """The page of one dataset, its figures, and its comparisons as a table for the machine."""
+    page, stem = [HEADER, f"# {escaped(name)}\n", f"Licence of the images: {escaped(tables[0].about['dataset']['licence'])}\n"], slug(name)
+    files: dict[str, str] = {}
+    tested = []
     for heading, group in groupby(tables, key=_heading):
-        parts.append(f"## {heading}\n")
+        page.append(f"## {heading}\n")
         found = list(group)
-        parts.append(_setting(found[0]))
-        parts += [f"### {'Networks' if table.kind == 'networks' else 'Explanations'}\n\n{table_text(table)}\n" for table in found]
-    parts += [f"![Test images with the map of each explainer, by augmenter](figures/{figure.name})\n" for figure in _figures(name, data)]
-    parts.append("How to read a board: [README](README.md#how-to-read-a-board).\n")
-    return "\n".join(parts)
+        page.append(setting(found[0]))
+        for table in found:
+            judged = verdicts(table, per_image)
+            tested.append((table, judged))
+            drawn = figures.critical_differences(table, judged, per_image, f"{stem}-{len(tested)}")
+            files |= {f"figures/{file}": text for file, text in drawn.items()}
+            page += [f"### {'Networks' if table.kind == 'networks' else 'Explanations'}\n", *_sections(table, judged), *_figures_list(drawn)]
+    if any(verdict.comparisons for _, judged in tested for verdict in judged.values()):
+        files[f"{stem}-comparisons.csv"] = exports.comparisons_csv(tested)
+        page.append(f"Every comparison with its interval, effect and p: [{stem}-comparisons.csv]({stem}-comparisons.csv).\n")
+    page += [f"![Test images with the map of each explainer, by augmenter](figures/{figure.name})\n" for figure in _pictures(stem, data)]
+    page += _methods(tables)
+    page.append("How to read a board: [README](README.md#how-to-read-a-board).\n")
+    return {f"{stem}.md": "\n".join(page), **files}
 
 
-def _figures(name: str, data: Path) -> list[Path]:
-    return sorted((data.parent / "figures").glob(f"{name}-*.png"))
+def _sections(table: Board, judged: Verdicts) -> Iterator[str]:
+    """The tables, one a category where there are many columns, then what the tests say."""
+    for category, columns in categories(table):
+        if category:
+            yield f"#### {escaped(category.capitalize())}\n"
+        yield table_text(table, columns, judged) + "\n"
+    if judged:
+        yield from _who_is_best(table, judged)
+        yield from _agreement(table, judged)
+
+
+def categories(table: Board) -> list[tuple[str, tuple[Column, ...]]]:
+    """The columns by category, or all of them under no name where they fit side by side."""
+    if len(table.columns) <= WIDE:
+        return [("", table.columns)]
+    return [(name, tuple(group)) for name, group in groupby(table.columns, key=lambda column: column.category)]
+
+
+def _pictures(stem: str, data: Path) -> list[Path]:
+    return sorted((data.parent / "figures").glob(f"{stem}-*.png"))
 
 
 def _heading(table: Board) -> str:
     about = table.about
     noise = f", label noise {about['noise']['label']}" if about["noise"] else ""
-    return f"{about['model']['label']}, {about['trainer']['label']}{noise}"
+    return escaped(f"{about['model']['label']}, {about['trainer']['label']}{noise}")
 
 
-def _setting(table: Board) -> str:
+def setting(table: Board) -> str:
     """What the rows have in common, in one paragraph."""
     about, recipe = table.about, table.about["recipe"]
     first = f"Test images `{about['dataset']['fingerprint'][:19]}`, explained class: {about['images']['target']}."
+    made = f" Computed with {'; '.join(map(escaped, table.environments))}." if table.environments else ""
     if recipe is None:
-        return f"{first} Nothing was trained; the weights are `{table.lines[0]['weights'][:19]}`.\n"
+        return f"{first} Nothing was trained; the weights are `{about['weights'][:19]}`.{made}\n"
     size = recipe["train_images"] or "all"
     seeds = ", ".join(str(seed) for seed in table.seeds)
     return (
-        f"{first} Trained on {size} images for {recipe['epochs']} epochs, batches of {recipe['batch_size']}, "
-        f"{recipe['optimizer']} at {recipe['learning_rate']:g} ({recipe['schedule']}), {recipe['precision']}; reported model: {recipe['report']}; seeds {seeds}.\n"
+        f"{first} Trained on {size} images for {recipe['epochs']} epochs, batches of {recipe['batch_size']}, {recipe['optimizer']} at "
+        f"{recipe['learning_rate']:g} ({recipe['schedule']}), {recipe['precision']}; reported model: {recipe['report']}; seeds {seeds}.{made}\n"
     )
 
 
-def table_text(table: Board) -> str:
-    """One board as a markdown table with its notes."""
-    headers = ["augmenter", *(["explainer"] if table.kind == "explanations" else []), *(_column_name(column) for column in table.columns)]
-    best = {column: set() if column.machine else table.best(column) for column in table.columns}
+# A table
+
+
+def table_text(table: Board, columns: Sequence[Column] | None = None, judged: Verdicts | None = None) -> str:
+    """Columns of a board as a markdown table with its notes."""
+    chosen = table.columns if columns is None else columns
+    judged = judged or {}
+    headers = ["augmenter", *(["explainer"] if table.kind == "explanations" else []), *(_column_name(column) for column in chosen)]
+    written = [_column_texts(table, column, judged.get(column)) for column in chosen]
     body = []
     for row in table.rows:
         names = [row.augmenter, *([row.explainer] if row.explainer else [])]
-        cells = [_cell_text(table.cell(row, column), column, row in best[column]) for column in table.columns]
-        body.append([*(f"*{escaped(name)}*" if row.floor else escaped(name) for name in names), *cells])
-    notes = [_images_note(table), *(_machine_note(table) or [])]
-    return tabulate(body, headers, tablefmt="pipe", disable_numparse=True) + "\n\n" + " ".join(notes)
+        body.append([*(f"*{escaped(name)}*" if row.floor else escaped(name) for name in names), *(texts.get(row, MISSING) for texts in written)])
+    notes = [_images_note(table, chosen), _tests_note(chosen, judged), _machine_note(chosen)]
+    return tabulate(body, headers, tablefmt="pipe", disable_numparse=True) + "\n\n" + " ".join(note for note in notes if note)
 
 
 def _column_name(column: Column) -> str:
     return f"{escaped(column.label)} {column.arrow}{' †' if column.machine else ''}{f' ({escaped(column.unit)})' if column.unit else ''}"
 
 
-def _images_note(table: Board) -> str:
+def _column_texts(table: Board, column: Column, verdict: Verdict | None) -> dict[Row, str]:
+    cells = {row: cell for row in table.rows if (cell := table.cell(row, column)) is not None and cell.value is not None}
+    digits = column_digits(cell.value for cell in cells.values())
+    best = set() if column.machine else table.best(column)
+    ranked = set(cells) if column.machine else set(table.ranked(column))
+    marks = {row: ("" if row in ranked else " ‡") + _marks(row, verdict) for row in cells}
+    return {row: (f"**{with_interval(cell, digits)}**" if row in best else with_interval(cell, digits)) + marks[row] for row, cell in cells.items()}
+
+
+def _marks(row: Row, verdict: Verdict | None) -> str:
+    if verdict is None:
+        return ""
+    best = verdict.of(row, "best")
+    tied = f" {TIED}" if best is not None and not best.told_apart else ""
+    return tied + (f" {NOT_ABOVE_FLOOR}" if verdict.beats(row, "floor") is False else "")
+
+
+def _images_note(table: Board, columns: Sequence[Column]) -> str:
     counts: dict[int, list[str]] = {}
-    for column in table.columns:
+    unscored: dict[str, int] = {}
+    for column in columns:
         for cell in (table.cell(row, column) for row in table.rows):
-            if cell is not None and not column.machine and column.label not in counts.setdefault(cell.images, []):
+            if cell is None or column.machine:
+                continue
+            if column.label not in counts.setdefault(cell.images, []):
                 counts[cell.images].append(column.label)
+            unscored[column.label] = max(unscored.get(column.label, 0), cell.unscored)
     if not counts:
         return ""
-    most = max(counts, key=lambda count: len(counts[count]))
-    others = "; ".join(f"{', '.join(names)}: {count}" for count, names in sorted(counts.items()) if count != most)
-    return f"n = {most} images per number{f' ({others})' if others else ''}."
+    most = max(counts, key=lambda count: (len(counts[count]), count))
+    others = "; ".join(f"{', '.join(map(escaped, names))}: {count}" for count, names in sorted(counts.items()) if count != most)
+    without = "; ".join(f"{escaped(label)}: up to {count}" for label, count in unscored.items() if count)
+    return f"n = {most} images per number{f' ({others})' if others else ''}." + (f" Images without a score: {without}." if without else "")
 
 
-def _machine_note(table: Board) -> list[str]:
-    machines = sorted({column.machine for column in table.columns if column.machine})
-    return [f"† measured on {'; '.join(machines)}."] if machines else []
+def _tests_note(columns: Sequence[Column], judged: Verdicts) -> str:
+    found: dict[str, list[str]] = {}
+    for column in columns:
+        if column in judged and judged[column].comparisons:
+            found.setdefault(judged[column].tested_over, []).append(column.label)
+    if not found:
+        return ""
+    units = list(found) if len(found) == 1 else [f"{unit} for {', '.join(map(escaped, labels))}" for unit, labels in found.items()]
+    return f"Tested over {'; '.join(units)}. {TIED} not told apart from the best, {NOT_ABOVE_FLOOR} not better than its floor."
 
 
-def _cell_text(cell: Cell | None, column: Column, best: bool) -> str:
-    if cell is None or cell.value is None:
+def _machine_note(columns: Sequence[Column]) -> str:
+    machines = sorted({column.machine for column in columns if column.machine})
+    return f"† measured on {'; '.join(map(escaped, machines))}." if machines else ""
+
+
+# What the tests say
+
+
+def _who_is_best(table: Board, judged: Verdicts) -> Iterator[str]:
+    if not any(verdict.comparisons for verdict in judged.values()):
+        return
+    yield "#### Who is best, and how sure that is\n"
+    counted: list[tuple[str, Against]] = [("beat their floor", "floor")]
+    if any(each.against == "plain" for verdict in judged.values() for each in verdict.comparisons):
+        counted.append(("better with the augmentation than without", "plain"))
+    steady = any(verdict.stability for verdict in judged.values())
+    headers = ["metric", "best", "not told apart from it", *(heading for heading, _ in counted), *(["still first"] if steady else []), "tested over"]
+    body = []
+    for column, verdict in judged.items():
+        first = verdict.stability and f"{100 * verdict.stability.share(verdict.best):.0f} %"
+        counts = [_counted(verdict, against) for _, against in counted]
+        names = [f"{escaped(column.label)} {column.arrow}", escaped(verdict.best.name), _tied(verdict)]
+        body.append([*names, *counts, *([first or MISSING] if steady else []), verdict.tested_over or MISSING])
+    yield tabulate(body, headers, tablefmt="pipe", disable_numparse=True) + "\n"
+    if steady:
+        yield "*Still first*: how often the best row stays first when the images are drawn again, for these trained networks.\n"
+
+
+def _tied(verdict: Verdict) -> str:
+    if not any(each.against == "best" for each in verdict.comparisons):
         return MISSING
-    text = with_interval(cell)
-    return f"**{text}**" if best else text
+    return _listed([row.name for row in verdict.tied]) or "none"
 
 
-def with_interval(cell: Cell) -> str:
-    """`0.913 ± 0.012` over seeds, `0.913 [0.902, 0.925]` over images, with as many digits as the size of the number asks for."""
-    assert cell.value is not None
-    if cell.interval is None:
-        return number(cell.value)
-    low, high = cell.interval
-    if cell.interval_over == "seeds":
-        return f"{number(cell.value)} ± {number((high - low) / 2)}"
-    return f"{number(cell.value)} [{number(low)}, {number(high)}]"
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(map(escaped, names[:NAMED])) + more
 
 
-def number(value: float) -> str:
-    """Three decimals below 10, then fewer."""
-    digits = 3 if abs(value) < 10 else 2 if abs(value) < 100 else 1 if abs(value) < 1000 else 0
-    return f"{value:.{digits}f}"
+def _counted(verdict: Verdict, against: Against) -> str:
+    tested = [each for each in verdict.comparisons if each.against == against]
+    if not tested:
+        return MISSING
+    worse = sum(each.told_apart and not each.better for each in tested)
+    return f"{sum(each.told_apart and each.better for each in tested)} of {len(tested)}" + (f", {worse} worse" if worse else "")
 
 
-def escaped(text: str) -> str:
-    """Text from plugins, safe inside a markdown table."""
-    for mark in "\\|<>`*_[]":
-        text = text.replace(mark, f"\\{mark}" if mark not in "<>" else {"<": "&lt;", ">": "&gt;"}[mark])
-    return text.replace("\n", " ")
+def _agreement(table: Board, judged: Verdicts) -> Iterator[str]:
+    """Kendall's tau between the metrics, and the pair that disagrees most."""
+    columns = [column for column in judged if judged[column].order]
+    taus = {pair: tau for pair, tau in disagreements(table, columns).items() if tau == tau}
+    if not taus:
+        return
+    yield "#### Do the metrics agree?\n"
+    (first, second), tau = min(taus.items(), key=lambda item: (item[1], item[0][0].label, item[0][1].label))
+    yield _disagreement(judged, first, second, tau)
+    if len(columns) > 2:
+        short = [escaped(column.label) for column in columns]
+        body = [[short[place], *(_tau(taus, columns, place, other) for other in range(len(columns)))] for place in range(len(columns))]
+        yield tabulate(body, ["τ", *short], tablefmt="pipe", disable_numparse=True) + "\n"
+
+
+def _disagreement(judged: Verdicts, first: Column, second: Column, tau: float) -> str:
+    leaders = [judged[column].best.name for column in (first, second)]
+    who = (
+        f"both put {escaped(leaders[0])} first"
+        if leaders[0] == leaders[1]
+        else f"{escaped(leaders[0])} leads the one, {escaped(leaders[1])} the other"
+    )
+    names = f"{escaped(first.label)} and {escaped(second.label)}"
+    return f"Kendall's τ over the rows: 1 is the same order, -1 the opposite. Furthest apart are {names} (τ = {number(tau, 2)}): {who}.\n"
+
+
+def _tau(taus: Mapping[tuple[Column, Column], float], columns: Sequence[Column], place: int, other: int) -> str:
+    if place == other:
+        return ""
+    tau = taus.get((columns[min(place, other)], columns[max(place, other)]))
+    return MISSING if tau is None else number(tau, 2)
+
+
+def _figures_list(drawn: Mapping[str, str]) -> list[str]:
+    if not drawn:
+        return []
+    pictures = "\n\n".join(f"![Mean ranks and which of them are not told apart](figures/{file})" for file in drawn)
+    return [f"<details><summary>Critical differences of mean ranks over images ({len(drawn)})</summary>\n\n{pictures}\n\n</details>\n"]
+
+
+# Methods
+
+
+def _methods(tables: Sequence[Board]) -> list[str]:
+    """Every method on the page: its version, what has been shown of it, and its paper."""
+    found = {(kind, label): part for table in tables for kind, parts in table.parts.items() for label, part in parts.items()}
+    if not any(part.get("paper") or part.get("claim") for part in found.values()):
+        return []
+    rows = [
+        [kind, escaped(label), part.get("version", MISSING), escaped(str(part.get("claim") or MISSING)), escaped(str(part.get("paper") or MISSING))]
+        for (kind, label), part in sorted(found.items())
+    ]
+    table = tabulate(rows, ["kind", "method", "version", "what is shown of it", "paper"], tablefmt="pipe", disable_numparse=True)
+    return [f"## Methods on this page\n\n{table}\n"]

@@ -274,9 +274,7 @@ class _Group:
         }
         labels = _distinct_labels(shown)
         return {
-            identity: Column(
-                labels[identity], metric["unit"], metric["higher_is_better"], metric["category"], machine, metric.get("per_image", True)
-            )
+            identity: Column(labels[identity], metric["unit"], metric["higher_is_better"], metric["category"], machine, metric.get("per_image", True))
             for identity, (metric, _, machine) in self._metrics.items()
         }
 

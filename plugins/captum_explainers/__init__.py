@@ -18,14 +18,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from bench import hookimpl
 from bench_plugins.captum_explainers.deeplift import DeepLift
 from bench_plugins.captum_explainers.gradients import GradientShap, InputXGradient, Saliency, SmoothGrad, SmoothGradSquared, VarGrad
 from bench_plugins.captum_explainers.paths import Conductance, IntegratedGradients
 from bench_plugins.captum_explainers.rectifiers import DeconvNet, GuidedBackprop, GuidedGradCam
 from bench_plugins.captum_explainers.regions import KernelShap, Lime, Occlusion, ShapleySampling
 from bench_plugins.captum_explainers.relevance import Lrp
-
-from bench import hookimpl
 
 
 @hookimpl

@@ -29,12 +29,12 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from bench_plugins.captum_explainers._rows import check_sum, over_rows
-from bench_plugins.captum_explainers.unrolled import Unrolled
 from torch import Tensor, nn
 
 from bench.errors import InvalidValue
 from bench.interfaces import ExplainContext, Fill, Fraction
+from bench_plugins.captum_explainers._rows import check_sum, over_rows
+from bench_plugins.captum_explainers.unrolled import Unrolled
 
 SMALLEST = 1e-10  # captum's: a smaller change of the input is none.
 ACTIVATIONS = {

@@ -29,11 +29,11 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, NamedTuple
 
 import torch
-from bench_plugins.captum_explainers._rows import gradient
 from pydantic import Field
 from torch import Tensor, nn
 
 from bench.interfaces import ExplainContext, Fill
+from bench_plugins.captum_explainers._rows import gradient
 
 Share = Annotated[float, Field(ge=0)]
 

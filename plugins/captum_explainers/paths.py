@@ -25,12 +25,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, ClassVar, Literal
 
-from bench_plugins._maps import feature_map, upsample
-from bench_plugins.captum_explainers._rows import check_sum, over_rows
 from pydantic import Field
 from torch import Tensor, nn
 
 from bench.interfaces import ExplainContext, Fill, Fraction, Layer
+from bench_plugins._maps import feature_map, upsample
+from bench_plugins.captum_explainers._rows import check_sum, over_rows
 
 
 @dataclass(frozen=True)

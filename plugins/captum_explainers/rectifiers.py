@@ -23,13 +23,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
-from bench_plugins._maps import maps_and_gradients, upsample
-from bench_plugins.captum_explainers._rows import over_rows
-from bench_plugins.captum_explainers.unrolled import Unrolled, is_relu
 from torch import Tensor, nn
 
 from bench.errors import InvalidValue
 from bench.interfaces import ExplainContext
+from bench_plugins._maps import maps_and_gradients, upsample
+from bench_plugins.captum_explainers._rows import over_rows
+from bench_plugins.captum_explainers.unrolled import Unrolled, is_relu
 
 OTHER_RECTIFIERS = {"gelu", "silu", "mish", "hardswish", "hardtanh", "relu6", "leaky_relu", "rrelu", "prelu", "elu", "selu", "celu", "softplus"}
 

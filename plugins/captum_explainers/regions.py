@@ -35,13 +35,13 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import torch
-from bench_plugins.captum_explainers._rows import over_rows
 from pydantic import Field
 from torch import Tensor, nn
 
 from bench.contexts import pair_up
 from bench.errors import InvalidValue
 from bench.interfaces import ExplainContext, Fill
+from bench_plugins.captum_explainers._rows import over_rows
 
 Cells = Annotated[int, Field(ge=2)]
 Side = Annotated[float, Field(gt=0, le=1)]

@@ -28,7 +28,6 @@ from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from bench_plugins.captum_explainers._rows import over_rows
 from pydantic import Field
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -36,6 +35,7 @@ from torch.overrides import TorchFunctionMode
 from bench.contexts import pair_up
 from bench.errors import InvalidValue
 from bench.interfaces import ExplainContext
+from bench_plugins.captum_explainers._rows import over_rows
 
 ADVICE = "Choose input-x-gradient, which is the epsilon rule for networks of ReLUs, or deeplift."
 REARRANGING = {

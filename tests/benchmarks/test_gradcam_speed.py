@@ -9,13 +9,13 @@ import time
 import pytest
 import timm
 import torch
-from bench_plugins.gradcam import GradCam
 from captum.attr import LayerAttribution, LayerGradCam
 from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
 from bench import contexts, testing
 from bench.interfaces import Layer
+from bench_plugins.gradcam import GradCam
 
 IMAGES, SIZE, ROUNDS = 8, 224, 7
 

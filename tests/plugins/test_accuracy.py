@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from bench_plugins._scoring import hits
-from bench_plugins.accuracy import Accuracy, MeanAveragePrecision, TopFiveAccuracy, average_precision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, top_k_accuracy_score
 
 from bench.errors import InvalidValue
 from bench.interfaces import Explained
+from bench_plugins._scoring import hits
+from bench_plugins.accuracy import Accuracy, MeanAveragePrecision, TopFiveAccuracy, average_precision
 
 
 def seen(logits, labels):

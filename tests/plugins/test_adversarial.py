@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from bench_plugins.adversarial import FGSMAccuracy, PGDAccuracy
 from metric_cases import images, in_parts, maps, same, score, small_network, state
 from torch import nn
 
 from bench.testing import dataset_info, explained, metric_context
+from bench_plugins.adversarial import FGSMAccuracy, PGDAccuracy
 
 
 def attacked(metric, model, inputs, labels):

@@ -7,6 +7,11 @@ import numpy as np
 import pytest
 import torch
 from augmenter_cases import augment, batch_of, copies, layers, marked, network
+
+from bench import contexts, testing
+from bench.errors import InvalidValue
+from bench.interfaces import Passes
+from bench.registry import Registry
 from bench_plugins import (
     augmix,
     blending,
@@ -26,11 +31,6 @@ from bench_plugins import (
     smote,
 )
 from bench_plugins.gradcam import GradCam
-
-from bench import contexts, testing
-from bench.errors import InvalidValue
-from bench.interfaces import Passes
-from bench.registry import Registry
 
 MODULES = [augmix, blending, cam_mixing, comixup, cowmask, distortion, erasing, keepaugment, latent]
 MODULES += [mixing_masks, mixing_regions, policies, puzzlemix, saliency_mixing, smote]

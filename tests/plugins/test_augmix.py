@@ -7,13 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from augmenter_cases import augment, batch_of, network
-from bench_plugins import augmix
-from bench_plugins.augmix import AugMix, AugMixPlain, divergence
 from PIL import Image, ImageOps
 from scipy import stats
 
 from bench import contexts, testing
 from bench.interfaces import Batch
+from bench_plugins import augmix
+from bench_plugins.augmix import AugMix, AugMixPlain, divergence
 
 SIDE = 32
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 from augmenter_cases import augment, batch_of, marked
-from bench_plugins.blending import Remix, SamplePairing
 
 from bench import testing
+from bench_plugins.blending import Remix, SamplePairing
 
 
 def test_the_schedule_is_the_papers_over_1000_epochs():

@@ -3,9 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from bench_plugins._boxes import Boxes, around, moved, window_sums
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from bench_plugins._boxes import Boxes, around, moved, window_sums
 
 SIDE = 12
 spans = st.tuples(st.integers(0, SIDE - 1), st.integers(1, SIDE)).filter(lambda span: span[0] < span[1])

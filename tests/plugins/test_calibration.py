@@ -5,12 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from bench_plugins.calibration import Brier, ExpectedCalibrationError, NegativeLogLikelihood
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from bench.interfaces import Explained
+from bench_plugins.calibration import Brier, ExpectedCalibrationError, NegativeLogLikelihood
 
 SINGLE = SimpleNamespace(probability=lambda logits: logits.softmax(1))
 MULTI = SimpleNamespace(probability=torch.sigmoid)

@@ -4,12 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from augmenter_cases import augment, batch_of, heat, network
-from bench_plugins import cam_mixing
-from bench_plugins._boxes import Boxes
-from bench_plugins.cam_mixing import AttributeMix, IntraClassPartSwapping, SnapMix, bounding_boxes, partners_of_class, shares_of_sum
 
 from bench import contexts, testing
 from bench.interfaces import Batch
+from bench_plugins import cam_mixing
+from bench_plugins._boxes import Boxes
+from bench_plugins.cam_mixing import AttributeMix, IntraClassPartSwapping, SnapMix, bounding_boxes, partners_of_class, shares_of_sum
 
 
 def fixed_boxes(monkeypatch, *boxes):

@@ -7,6 +7,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
+from torchvision.models import resnet18
+
+from bench import contexts, testing
+from bench.errors import InvalidValue
+from bench.interfaces import Layer
+from bench.registry import Registry
 from bench_plugins import captum_explainers
 from bench_plugins.captum_explainers import (
     Conductance,
@@ -28,13 +35,6 @@ from bench_plugins.captum_explainers import (
     VarGrad,
 )
 from bench_plugins.captum_explainers.regions import grid_of_cells, nearness
-from torch import nn
-from torchvision.models import resnet18
-
-from bench import contexts, testing
-from bench.errors import InvalidValue
-from bench.interfaces import Layer
-from bench.registry import Registry
 
 X = testing.TWO_CHANNEL_IMAGE
 FIRST = torch.tensor([0])

@@ -7,13 +7,13 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from bench_plugins import cifar
-from bench_plugins.cifar import Cifar10, Cifar100
 from numpy.random import RandomState
 from PIL import Image
 from torchvision import datasets
 
 from bench.errors import DataError
+from bench_plugins import cifar
+from bench_plugins.cifar import Cifar10, Cifar100
 
 
 @pytest.fixture(autouse=True)

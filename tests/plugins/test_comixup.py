@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from augmenter_cases import augment, marked, network
+
 from bench_plugins.comixup import CoMixup, candidates, choose, compatibility, energy, label, pushed_apart
 
 

@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
-from bench_plugins.complexity import Complexity, Sparseness
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import entropy
 
 from bench.interfaces import Explained
+from bench_plugins.complexity import Complexity, Sparseness
 
 
 def score(metric, maps):

@@ -4,13 +4,13 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from bench_plugins._scoring import share_of
-from bench_plugins.confidence import Comprehensiveness, Confidence, Drop, DropSoft, Increase, IncreaseCount, IncreaseSoft, Sufficiency
 from metric_cases import MEAN, images, in_parts, maps, score, small_network
 from torch import nn
 from torchcam.metrics import ClassificationMetric
 
 from bench.testing import TWO_CHANNEL_IMAGE, TwoChannelNetwork, dataset_info, explained, metric_context
+from bench_plugins._scoring import share_of
+from bench_plugins.confidence import Comprehensiveness, Confidence, Drop, DropSoft, Increase, IncreaseCount, IncreaseSoft, Sufficiency
 
 GRADCAM = torch.tensor([[[[0.5, -0.5], [1.5, 0.25]]]])  # Of the two-channel network's image.
 WHOLE, TOP_HALF, LOW_HALF = 0.798187, 0.952574, 0.164516  # Probabilities of class 0, by hand.

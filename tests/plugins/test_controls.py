@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from bench_plugins.controls import Centre, Edges, Random
 
 from bench import testing
+from bench_plugins.controls import Centre, Edges, Random
 
 MODEL = testing.TwoChannelNetwork()
 

@@ -5,14 +5,14 @@ from io import BytesIO
 import numpy as np
 import pytest
 import torch
-from bench_plugins import _corruptions as make
-from bench_plugins.corruptions import CORRUPTIONS, AccuracyUnderCorruptions, corrupt
 from metric_cases import images, in_parts, maps, score, small_network
 from PIL import Image
 from scipy import ndimage
 
 from bench.errors import InvalidValue
 from bench.testing import generators
+from bench_plugins import _corruptions as make
+from bench_plugins.corruptions import CORRUPTIONS, AccuracyUnderCorruptions, corrupt
 
 NAMES = list(CORRUPTIONS)
 

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+
 from bench_plugins.cost import Latency, PassesBackward, PassesForward, PeakMemory, Throughput, TrainingPasses, TrainingSlowdown, TrainingThroughput
 
 EXPLAINING = {"images": 200, "forward": 300, "backward": 100, "seconds": 2.0, "peak_memory": 3 * 2**20}

@@ -2,11 +2,11 @@
 
 import torch
 from augmenter_cases import augment, batch_of, marked
-from bench_plugins import cowmask
-from bench_plugins.cowmask import CowMix, CowOut, blotches
 from scipy import ndimage, stats
 
 from bench import contexts
+from bench_plugins import cowmask
+from bench_plugins.cowmask import CowMix, CowOut, blotches
 
 
 def test_a_mask_is_the_level_set_of_blurred_noise():

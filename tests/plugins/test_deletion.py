@@ -4,12 +4,12 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from bench_plugins.deletion import Deletion, Insertion
 from metric_cases import MEAN, images, in_parts, maps, score, small_network
 from torch import nn
 from torchcam.metrics import DeletionInsertionMetric
 
 from bench.testing import TWO_CHANNEL_IMAGE, TwoChannelNetwork, dataset_info, explained, metric_context
+from bench_plugins.deletion import Deletion, Insertion
 
 GRADCAM = torch.tensor([[[[0.5, -0.5], [1.5, 0.25]]]])  # Order of the pixels: (1,0), (0,0), (1,1), (0,1).
 

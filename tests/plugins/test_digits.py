@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from bench_plugins.digits import Digits, all_glyphs, enlarged, glyphs
 from PIL import Image
 from sklearn.datasets import load_digits
 
 from bench.errors import DataError
 from bench.interfaces import ImageData
+from bench_plugins.digits import Digits, all_glyphs, enlarged, glyphs
 
 
 def test_every_digit_is_in_one_part_and_a_quarter_of_each_class_is_for_test():

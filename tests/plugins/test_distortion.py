@@ -3,10 +3,10 @@
 import numpy as np
 import torch
 from augmenter_cases import augment, batch_of
-from bench_plugins.distortion import RandomDistortion, places
 from PIL import Image
 
 from bench import contexts
+from bench_plugins.distortion import RandomDistortion, places
 
 CELLS, SIZE = 6, 6  # 36 pixels, so that nodes lie on whole pixels as Pillow needs them.
 SIDE = CELLS * SIZE

@@ -2,15 +2,15 @@
 
 import pytest
 import torch
-from bench_plugins import controls, edda
-from bench_plugins.controls import Random
-from bench_plugins.edda import Edda, unit_range
 from torch import nn
 
 from bench import contexts, testing
 from bench.errors import InvalidValue
 from bench.interfaces import Batch, Layer, Passes
 from bench.registry import Registry
+from bench_plugins import controls, edda
+from bench_plugins.controls import Random
+from bench_plugins.edda import Edda, unit_range
 
 IMAGE = testing.TWO_CHANNEL_IMAGE
 UMASK = torch.tensor([[[0.0, 0.0], [3.0, 0.0]]])

@@ -5,12 +5,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from augmenter_cases import augment, batch_of, network
-from bench_plugins.erasing import Cutout, GridMask, HideAndSeek, RandomErasing
 from scipy import stats
 from torchvision import transforms
 
 from bench import contexts
 from bench.interfaces import Batch
+from bench_plugins.erasing import Cutout, GridMask, HideAndSeek, RandomErasing
 
 
 def hidden_by(part, count, side=32, **options):

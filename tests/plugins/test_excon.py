@@ -2,15 +2,15 @@
 
 import pytest
 import torch
-from bench_plugins._views import Views
-from bench_plugins.excon import ExCon, PlainViews
-from bench_plugins.gradcam import GradCam
-from bench_plugins.supcon import SupCon
 from fitting_cases import Trained, resumed, same
 from torch import nn
 
 from bench import contexts, testing
 from bench.interfaces import Batch, Layer, Passes
+from bench_plugins._views import Views
+from bench_plugins.excon import ExCon, PlainViews
+from bench_plugins.gradcam import GradCam
+from bench_plugins.supcon import SupCon
 
 SIGNED = GradCam(relu=False)
 MODEL = testing.TwoChannelNetwork()

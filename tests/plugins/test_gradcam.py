@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from bench_plugins.gradcam import GradCam
 from captum.attr import LayerAttribution, LayerGradCam
 from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
@@ -14,6 +13,7 @@ from torchvision.models import resnet18
 from bench import contexts, testing
 from bench.errors import InvalidValue
 from bench.interfaces import Layer
+from bench_plugins.gradcam import GradCam
 
 
 @pytest.fixture

@@ -7,8 +7,6 @@ import pytest
 import pytorch_grad_cam
 import torch
 import torch.nn.functional as F
-from bench_plugins import gradcam_library
-from bench_plugins.gradcam_library import EigenCam, EigenGradCam, FinerCam, FullGrad, GradCamElementWise, KpcaCam, ShapleyCam
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputReST, ClassifierOutputTarget, FinerWeightedTarget
 from torch import nn
 from torchvision.models import resnet18
@@ -17,6 +15,8 @@ from bench import contexts, testing
 from bench.errors import InvalidValue
 from bench.interfaces import Layer
 from bench.registry import Registry
+from bench_plugins import gradcam_library
+from bench_plugins.gradcam_library import EigenCam, EigenGradCam, FinerCam, FullGrad, GradCamElementWise, KpcaCam, ShapleyCam
 
 X = testing.TWO_CHANNEL_IMAGE
 FIRST = torch.tensor([0])

@@ -3,9 +3,6 @@
 import pytest
 import pytorch_grad_cam
 import torch
-from bench_plugins._maps import maps_and_gradients
-from bench_plugins.gradcam import GradCam
-from bench_plugins.gradient_cams import Cam, GradCamPlusPlus, HiResCam, LayerCam, XGradCam
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 from torchvision.models import resnet18
@@ -13,6 +10,9 @@ from torchvision.models import resnet18
 from bench import contexts, testing
 from bench.errors import InvalidValue
 from bench.interfaces import Layer
+from bench_plugins._maps import maps_and_gradients
+from bench_plugins.gradcam import GradCam
+from bench_plugins.gradient_cams import Cam, GradCamPlusPlus, HiResCam, LayerCam, XGradCam
 
 X = testing.TWO_CHANNEL_IMAGE
 EXPLAINERS = [GradCamPlusPlus(), XGradCam(), LayerCam(), HiResCam(), Cam()]

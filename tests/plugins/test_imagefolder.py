@@ -6,15 +6,15 @@ import os
 import numpy as np
 import pytest
 import torch
-from bench_plugins import _files
-from bench_plugins._files import Shown
-from bench_plugins.imagefolder import ImageFolder
 from numpy.random import RandomState
 from PIL import Image
 from torchvision import datasets, transforms
 
 from bench.errors import DataError
 from bench.interfaces import ImageData
+from bench_plugins import _files
+from bench_plugins._files import Shown
+from bench_plugins.imagefolder import ImageFolder
 
 
 @pytest.fixture(autouse=True)

@@ -4,13 +4,13 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from bench_plugins._scoring import copies, drawn
-from bench_plugins.infidelity import Infidelity, SensitivityMax, infidelity
 from captum import metrics as captum
 from metric_cases import MEAN, images, in_parts, maps, score, small_network
 from torch import nn
 
 from bench.testing import dataset_info, explained, generators, metric_context
+from bench_plugins._scoring import copies, drawn
+from bench_plugins.infidelity import Infidelity, SensitivityMax, infidelity
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from statistics import NormalDist
 
 import pytest
 import torch
-from bench_plugins.input_noise import AccuracyUnderNoise
 from torch import nn
 
 from bench.testing import dataset_info, explained, generators, metric_context
+from bench_plugins.input_noise import AccuracyUnderNoise
 
 
 class BrighterThan(nn.Module):

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from bench_plugins.gradcam import GradCam
-from bench_plugins.integrated_gradcam import IntegratedGradCam
 from torch import nn
 from torchvision.models import resnet18
 
 from bench import contexts, testing
 from bench.interfaces import Layer
+from bench_plugins.gradcam import GradCam
+from bench_plugins.integrated_gradcam import IntegratedGradCam
 
 X = testing.TWO_CHANNEL_IMAGE
 TARGETS = torch.tensor([0, 4])

@@ -2,10 +2,10 @@
 
 import torch
 from augmenter_cases import augment, batch_of
-from bench_plugins.keepaugment import KeepCutout, KeepPolicy, Squares, saliency
 from torch import nn
 
 from bench import contexts
+from bench_plugins.keepaugment import KeepCutout, KeepPolicy, Squares, saliency
 
 
 def watching(top, left, side=16):

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from bench_plugins import label_noise
-from bench_plugins.label_noise import Human, Instance, PairFlip, Symmetric, SymmetricInclusive, features, instance_chances, pick, truncated_normal
 
 from bench import contexts, testing
 from bench.errors import DataError, InvalidValue
 from bench.interfaces import ArrayData
 from bench.registry import Registry
+from bench_plugins import label_noise
+from bench_plugins.label_noise import Human, Instance, PairFlip, Symmetric, SymmetricInclusive, features, instance_chances, pick, truncated_normal
 
 
 class Lazy:

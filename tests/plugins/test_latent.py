@@ -2,16 +2,17 @@
 
 import pytest
 import torch
-from augmenter_cases import augment, batch_of, network
-from bench_plugins.latent import ManifoldMixup
+from augmenter_cases import augment, batch_of, layers, network
 
 from bench import testing
 from bench.interfaces import Batch
 from bench.testing import TwoChannelNetwork, dataset_info
+from bench_plugins.latent import ManifoldMixup
 
 
-def step(number, info=None):
-    return testing.step_context(None, info=info or dataset_info(), step=number)
+def step(number, info=None, model=None):
+    stages = model.layers if model is not None else ()
+    return testing.step_context(model, stages, info=info or dataset_info(), step=number)
 
 
 def two_channel_batch():
@@ -27,7 +28,7 @@ def test_the_mixture_is_made_at_the_drawn_layer(number):
     mixed_inputs = share * batch.inputs + (1 - share) * batch.inputs[partners]
     # After the ReLU everything is linear, so mixing there mixes the logits.
     expected = model(mixed_inputs) if plan.layer == 0 else share * model(batch.inputs) + (1 - share) * model(batch.inputs)[partners]
-    torch.testing.assert_close(part.forward(model, batch, step(number)), expected)
+    torch.testing.assert_close(part.forward(model, batch, step(number, model=model)), expected)
 
 
 def test_inputs_and_stages_are_drawn_alike():
@@ -58,9 +59,10 @@ def test_the_share_follows_beta_2_2():
 
 def test_the_layers_are_the_networks_own_and_the_hooks_are_gone():
     model, batch = network(), batch_of(6)
+    model.layers = layers(model)
     before = [module.training for module in model.modules()]
     for number in range(6):
-        ManifoldMixup().forward(model, batch, step(number)).sum().backward()
+        ManifoldMixup().forward(model, batch, step(number, model=model)).sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
     assert not any(module._forward_hooks for module in model.modules())
     assert [module.training for module in model.modules()] == before
@@ -71,7 +73,7 @@ def test_a_network_with_fewer_stages_is_mixed_at_its_last():
     number = next(number for number in range(50) if part.plan(batch, step(number)).layer == 9)
     plan = part.plan(batch, step(number))
     expected = torch.lerp(model(batch.inputs)[plan.partners], model(batch.inputs), float(plan.share))
-    torch.testing.assert_close(part.forward(model, batch, step(number)), expected)
+    torch.testing.assert_close(part.forward(model, batch, step(number, model=model)), expected)
 
 
 def test_the_global_stream_is_left_alone():

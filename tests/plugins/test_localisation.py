@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from bench_plugins.localisation import Bbox, EnergyPointingGame, MeanIntersectionOverUnion, PointingGame, inside_boxes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.interfaces import Explained
+from bench_plugins.localisation import Bbox, EnergyPointingGame, MeanIntersectionOverUnion, PointingGame, inside_boxes
 
 METRICS = [EnergyPointingGame(), PointingGame(), MeanIntersectionOverUnion(), Bbox()]
 

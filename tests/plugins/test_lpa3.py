@@ -5,11 +5,11 @@ import math
 
 import pytest
 import torch
-from bench_plugins.lpa3 import LPA3, deviation, embed, log_likelihood
 from torch import nn
 
 from bench import contexts, testing
 from bench.interfaces import Batch, Layer, Passes
+from bench_plugins.lpa3 import LPA3, deviation, embed, log_likelihood
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.2, 0.3)
 

@@ -4,8 +4,6 @@ import math
 
 import pytest
 import torch
-from bench_plugins.gradcam import GradCam
-from bench_plugins.masking_cams import AblationCam, ScoreCam
 from pytorch_grad_cam import AblationCAM as LibraryAblationCam
 from pytorch_grad_cam import ScoreCAM as LibraryScoreCam
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
@@ -14,6 +12,8 @@ from torchvision.models import resnet18
 
 from bench import contexts, testing
 from bench.interfaces import Layer
+from bench_plugins.gradcam import GradCam
+from bench_plugins.masking_cams import AblationCam, ScoreCam
 
 X = testing.TWO_CHANNEL_IMAGE
 ZERO, ONE = torch.tensor([0]), torch.tensor([1])

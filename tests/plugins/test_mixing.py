@@ -5,7 +5,6 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from bench_plugins.mixing import CutMix, Mixup, box_masks, draw_shares, mix_targets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -13,6 +12,7 @@ from timm.data import mixup as timm_mixup
 
 from bench import contexts, testing
 from bench.interfaces import Batch
+from bench_plugins.mixing import CutMix, Mixup, box_masks, draw_shares, mix_targets
 
 
 def batch_of(count, height=32, width=32, seed=0):

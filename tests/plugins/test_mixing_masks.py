@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 from augmenter_cases import augment, marked
-from bench_plugins.mixing_masks import FMix, GridMix, SmoothMix, _holes_along, bumps, highest, low_frequencies
 
 from bench import contexts
+from bench_plugins.mixing_masks import FMix, GridMix, SmoothMix, _holes_along, bumps, highest, low_frequencies
 
 
 def test_the_noise_is_the_inverse_transform_of_a_decaying_spectrum():

@@ -3,10 +3,10 @@
 import pytest
 import torch
 from augmenter_cases import augment, marked
-from bench_plugins.mixing_regions import ResizeMix, Ricap
 from scipy import special
 
 from bench.interfaces import Batch
+from bench_plugins.mixing_regions import ResizeMix, Ricap
 
 
 def located(count, side=32):

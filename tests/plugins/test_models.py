@@ -13,11 +13,6 @@ import safetensors.torch
 import torch
 import torch.nn.functional as F
 import torchvision
-from bench_plugins import cifar_resnets, resnet_mini, torchvision_models
-from bench_plugins._networks import IMAGENET, Colours, SplitClassifier, read_weights
-from bench_plugins.cifar_resnets import CifarResNet, PaddedShortcut
-from bench_plugins.resnet_mini import ResNetMini
-from bench_plugins.torchvision_models import ResNet, Vgg, vgg_stages, vgg_tail
 from PIL import Image
 from torch import nn
 from torch.overrides import TorchFunctionMode
@@ -27,6 +22,11 @@ from bench import testing
 from bench.errors import WeightsError
 from bench.layers import recording
 from bench.registry import Registry
+from bench_plugins import cifar_resnets, resnet_mini, torchvision_models
+from bench_plugins._networks import IMAGENET, Colours, SplitClassifier, read_weights
+from bench_plugins.cifar_resnets import CifarResNet, PaddedShortcut
+from bench_plugins.resnet_mini import ResNetMini
+from bench_plugins.torchvision_models import ResNet, Vgg, vgg_stages, vgg_tail
 
 INFO = testing.dataset_info(10, (32, 32), 3, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.5))
 LARGE = testing.dataset_info(10, (96, 96), 3)
@@ -455,7 +455,7 @@ def test_a_whole_module_is_refused_with_the_way_to_save_its_weights(tmp_path):
         b"a page that says: not found",
         b"PK\x03\x04 cut short",
         b"\x80\x02}",
-        pickle.dumps({"a": 1}, protocol=2)[:-2],
+        pickle.dumps({"a": 1}, 2)[:-2],
         b"\x10\0\0\0\0\0\0\0{broken",
     ],
     ids=["empty", "text", "zip", "pickle", "cut", "safetensors"],

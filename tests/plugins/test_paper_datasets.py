@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 import torchvision.datasets
-from bench_plugins import paper_datasets
-from bench_plugins.paper_datasets import Asl, Food101, Imagenette, OxfordPet, PlantVillage, StanfordDogs, TinyImageNet, Voc
 from numpy.random import RandomState
 from PIL import Image
 from scipy.io import savemat
 
 from bench.errors import DataError
 from bench.registry import Registry
+from bench_plugins import paper_datasets
+from bench_plugins.paper_datasets import Asl, Food101, Imagenette, OxfordPet, PlantVillage, StanfordDogs, TinyImageNet, Voc
 
 
 @pytest.fixture(autouse=True)

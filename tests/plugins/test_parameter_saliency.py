@@ -5,13 +5,13 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from bench_plugins import parameter_saliency
-from bench_plugins.parameter_saliency import FilterSaliency, Moments, ParameterSaliency, filter_saliency
 from torch import nn
 from torch.func import functional_call, grad, vmap
 
 from bench import contexts, testing
 from bench.errors import InvalidValue
+from bench_plugins import parameter_saliency
+from bench_plugins.parameter_saliency import FilterSaliency, Moments, ParameterSaliency, filter_saliency
 
 INFO = testing.dataset_info(3, (8, 8), 3)
 

@@ -4,6 +4,12 @@ import math
 
 import pytest
 import torch
+from fitting_cases import Stop, Trained, coloured, resumed, same
+from torch import nn
+
+from bench import testing
+from bench.errors import InvalidValue
+from bench.interfaces import Layer
 from bench_plugins.fitting import Standard
 from bench_plugins.lpa3 import LPA3
 from bench_plugins.mixing import Mixup
@@ -22,12 +28,6 @@ from bench_plugins.pes import (
     weighted_cross_entropy,
 )
 from bench_plugins.plain import Plain
-from fitting_cases import Stop, Trained, coloured, resumed, same
-from torch import nn
-
-from bench import testing
-from bench.errors import InvalidValue
-from bench.interfaces import Layer
 
 SMALL = {"warm_up": 0.25, "refinements": (1,), "ramp": 0.25}
 CONFIDENT = {**SMALL, "form": "confident", "refinements": (2, 1)}
@@ -200,12 +200,17 @@ def test_every_layer_is_trainable_and_in_training_mode_again_after_the_refinemen
 
 
 def test_alone_gives_everything_back_when_something_fails():
-    model = testing.TinyNetwork()
+    def fail():
+        with alone(model, [model.fc], still=True):
+            seen.append([name for name, each in model.named_parameters() if each.requires_grad])
+            seen.append(model.first[1].training)
+            raise Stop
+
+    seen, model = [], testing.TinyNetwork()
     model.first[0].bias.requires_grad_(False)
-    with pytest.raises(ZeroDivisionError), alone(model, [model.fc], still=True):
-        assert [name for name, each in model.named_parameters() if each.requires_grad] == ["fc.weight", "fc.bias"]
-        assert not model.first[1].training
-        _ = 1 / 0
+    with pytest.raises(Stop):
+        fail()
+    assert seen == [["fc.weight", "fc.bias"], False]
     assert [name for name, each in model.named_parameters() if not each.requires_grad] == ["first.0.bias"]
     assert model.first[1].training
 

@@ -6,14 +6,14 @@ import random
 import numpy as np
 import pytest
 import torch
-from bench_plugins.edda import Edda
-from bench_plugins.lpa3 import LPA3
-from bench_plugins.mixing import CutMix, Mixup
-from bench_plugins.plain import Plain
 from torch import nn
 
 from bench import testing
 from bench.interfaces import Batch, Layer
+from bench_plugins.edda import Edda
+from bench_plugins.lpa3 import LPA3
+from bench_plugins.mixing import CutMix, Mixup
+from bench_plugins.plain import Plain
 
 AUGMENTERS = [
     Plain(),

@@ -3,13 +3,13 @@
 import pytest
 import torch
 from augmenter_cases import augment, batch_of
-from bench_plugins._draws import seed_from
-from bench_plugins.policies import AutoAugment, RandAugment, TrivialAugment
 from torchvision import transforms
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
 from bench import testing
 from bench.errors import InvalidValue
+from bench_plugins._draws import seed_from
+from bench_plugins.policies import AutoAugment, RandAugment, TrivialAugment
 
 MEAN = [128.0, 128.0, 128.0]  # Of a network that shows no normalisation: mid-grey, 127.5 rounded to the even number.
 

@@ -2,11 +2,6 @@
 
 import pytest
 import torch
-from bench_plugins.fitting import Standard
-from bench_plugins.gradcam import GradCam
-from bench_plugins.pes import Pes
-from bench_plugins.plain import Plain
-from bench_plugins.proxy_attention import ProxyAttention, darkened, mistakes
 from fitting_cases import Stop, Trained, resumed, same
 from torch import nn
 
@@ -14,6 +9,11 @@ from bench import testing
 from bench.errors import InvalidValue
 from bench.interfaces import ArrayData, Batch
 from bench.train import TrainingData
+from bench_plugins.fitting import Standard
+from bench_plugins.gradcam import GradCam
+from bench_plugins.pes import Pes
+from bench_plugins.plain import Plain
+from bench_plugins.proxy_attention import ProxyAttention, darkened, mistakes
 
 MAP = torch.tensor([[[[1 / 3, 0.0], [1.0, 1 / 6]]]])  # Grad-CAM of the two-channel network, scaled to [0, 1].
 MODEL = testing.TwoChannelNetwork()

@@ -8,13 +8,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from augmenter_cases import augment, batch_of, marked, network
-from bench_plugins import puzzlemix
-from bench_plugins._gradients import loss_saliency
-from bench_plugins.puzzlemix import PuzzleMix, binomial, minimise, rearranged
 from torch import nn
 
 from bench import contexts
 from bench.errors import InvalidValue
+from bench_plugins import puzzlemix
+from bench_plugins._gradients import loss_saliency
+from bench_plugins.puzzlemix import PuzzleMix, binomial, minimise, rearranged
 
 
 def energy(labels, unary, down, across):

@@ -5,10 +5,10 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
-from bench_plugins.rise import Masks, Rise, enlargement
 from torch import nn
 
 from bench import contexts, testing
+from bench_plugins.rise import Masks, Rise, enlargement
 
 KAT = testing.TWO_CHANNEL_IMAGE
 NETWORK = testing.TwoChannelNetwork()

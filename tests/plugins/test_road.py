@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from bench_plugins._scoring import places
-from bench_plugins.road import Road, RoadLeastRelevantFirst, RoadMostRelevantFirst, impute, neighbours
 from metric_cases import images, in_parts, maps, score, small_network
 from pytorch_grad_cam.metrics.road import NoisyLinearImputer, ROADCombined, ROADMostRelevantFirst
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
+
+from bench_plugins._scoring import places
+from bench_plugins.road import Road, RoadLeastRelevantFirst, RoadMostRelevantFirst, impute, neighbours
 
 
 def hidden_top(saliency, share):

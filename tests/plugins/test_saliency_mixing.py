@@ -3,10 +3,10 @@
 import pytest
 import torch
 from augmenter_cases import augment, batch_of, marked
-from bench_plugins.saliency_mixing import WINDOWS, AttentiveCutMix, SaliencyMix, fine_grained_saliency, strongest_cells
 from torch import nn
 
 from bench.interfaces import Layer
+from bench_plugins.saliency_mixing import WINDOWS, AttentiveCutMix, SaliencyMix, fine_grained_saliency, strongest_cells
 
 
 def saliency_by_loop(image):

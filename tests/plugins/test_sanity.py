@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from bench_plugins.sanity import ModelRandomisation, correlation, from_the_top, ranks, shuffle
 from metric_cases import images, in_parts, maps, same, score, small_network, state
 from scipy.stats import spearmanr
 from torch import nn
 
 from bench.contexts import generator
+from bench_plugins.sanity import ModelRandomisation, correlation, from_the_top, ranks, shuffle
 
 
 @dataclass(frozen=True)

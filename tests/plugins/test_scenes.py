@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from bench_plugins import scenes
-from bench_plugins.digits import Glyphs, all_glyphs, enlarged
-from bench_plugins.scenes import EDGE, Scenes, _paint, colours, paint, pick, pieces, regions, shrunk, with_luminance
 from numpy.random import RandomState
 
 from bench.errors import DataError
+from bench_plugins import scenes
+from bench_plugins.digits import Glyphs, all_glyphs, enlarged
+from bench_plugins.scenes import EDGE, Scenes, _paint, colours, paint, pick, pieces, regions, shrunk, with_luminance
 
 BLACK = np.zeros((128, 128, 3), np.uint8)
 

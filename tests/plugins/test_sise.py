@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from bench_plugins import sise
-from bench_plugins.sise import AdaSise, Sise, fuse, otsu
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from bench import contexts, testing
 from bench.interfaces import Layer
+from bench_plugins import sise
+from bench_plugins.sise import AdaSise, Sise, fuse, otsu
 
 KAT = testing.TWO_CHANNEL_IMAGE
 TWO_CHANNELS = testing.TwoChannelNetwork()

@@ -2,11 +2,11 @@
 
 import torch
 from augmenter_cases import augment, batch_of
-from bench_plugins.smote import Smote, nearest
 
 from bench import contexts, testing
 from bench.interfaces import ArrayData
 from bench.train import TrainingData
+from bench_plugins.smote import Smote, nearest
 
 
 def training_data(counts, side=6):

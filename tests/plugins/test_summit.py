@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from bench_plugins import summit
-from bench_plugins.summit import Edge, Level, attribution_graph, contributions, largest, most_active
 from torch import nn
 
 from bench.errors import InvalidValue
+from bench_plugins import summit
+from bench_plugins.summit import Edge, Level, attribution_graph, contributions, largest, most_active
 
 
 class Colours(nn.Module):

@@ -1,20 +1,21 @@
 """SupCon: losses worked out by hand and by a loop, torchvision's crops and colours, and what learns when."""
 
+import itertools
 import math
 
 import pytest
 import torch
 import torchvision.transforms.functional as reference
-from bench_plugins import _views as drawing
-from bench_plugins._views import Views
-from bench_plugins.excon import PlainViews
-from bench_plugins.supcon import Projection, SupCon, contrastive_loss, drawn_views, encoded, last_linear
 from fitting_cases import Trained, coloured, resumed, same
 from torch import nn
 
 from bench import testing
 from bench.errors import InvalidValue
 from bench.interfaces import Batch
+from bench_plugins import _views as drawing
+from bench_plugins._views import Views
+from bench_plugins.excon import PlainViews
+from bench_plugins.supcon import Projection, SupCon, contrastive_loss, drawn_views, encoded, last_linear
 
 NONE = torch.zeros(2, dtype=torch.bool)
 
@@ -222,7 +223,7 @@ def test_the_encoder_learns_in_its_half_of_the_epoch_and_the_classifier_in_its_o
     Trained(SupCon(), augmenter, epochs=1).run()
     *steps, end = augmenter.seen
     assert len(steps) == 4
-    during = set().union(*(changed(*pair) for pair in zip(steps, steps[1:], strict=False)))
+    during = set().union(*(changed(*pair) for pair in itertools.pairwise(steps)))
     assert "first.0.weight" in during
     assert "first.1.running_mean" in during
     assert not {name for name in during if name.startswith("fc")}

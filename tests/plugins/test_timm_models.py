@@ -11,14 +11,14 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from bench_plugins import timm_models
-from bench_plugins.timm_models import Timm, ToMap
 from PIL import Image
 
 from bench import testing
 from bench.errors import InvalidValue, WeightsError
 from bench.layers import recording
 from bench.registry import Registry
+from bench_plugins import timm_models
+from bench_plugins.timm_models import Timm, ToMap
 
 INFO = testing.dataset_info(5, (32, 32), 3, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.5))
 TEST_DATA = os.environ.get("BENCH_TEST_DATA")
@@ -166,7 +166,7 @@ def test_another_size_and_the_datasets_colours_can_be_asked_for():
 
 
 def test_the_network_is_timms_behind_the_normalisation():
-    part, model = built("mobilenetv3_small_050", input_size=64)
+    _, model = built("mobilenetv3_small_050", input_size=64)
     twin = timm.create_model("mobilenetv3_small_050", pretrained=False, num_classes=5)
     twin.load_state_dict(model.network.state_dict())
     with torch.no_grad():

@@ -1,0 +1,62 @@
+"""The pages that are written from the code say what the code says."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import bench_plugins
+from bench import hookspecs, plugins, reference, spec
+
+ROOT = Path(__file__).parent.parent
+PLUGINS = Path(bench_plugins.__file__).parent
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return plugins.load()
+
+
+def test_the_reference_pages_are_those_of_the_code(loaded):
+    for name, text in reference.pages(loaded).items():
+        assert (ROOT / "docs" / name).read_text() == text, f"{name} is out of date: make docs"
+
+
+def test_every_hook_has_a_section():
+    page = reference.hooks_page()
+    for name in vars(hookspecs):
+        if name.startswith("register_"):
+            assert f"def {name}(" in page
+
+
+def test_each_plugin_file_has_its_entry_point():
+    points = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["bench"]
+    files = [path for path in PLUGINS.glob("*.py") if "@hookimpl" in path.read_text()] + list(PLUGINS.glob("*/__init__.py"))
+    names = {path.stem if path.stem != "__init__" else path.parent.name for path in files}
+    assert points == {name: f"bench_plugins.{name}" for name in names}
+
+
+def test_every_plugin_loads(loaded):
+    assert loaded.broken == {}
+
+
+def test_every_plugin_has_a_card(loaded):
+    for name, module in loaded.modules.items():
+        assert re.search(r"^Checked against:", module.__doc__ or "", re.MULTILINE), f"{name} has no 'Checked against:'"
+
+
+def test_the_example_on_the_page_is_the_example_in_the_folder():
+    page, example = (ROOT / "docs/plugins.md").read_text(), (ROOT / "docs/examples/my_method.py").read_text()
+    code = page.split("```python\n")[1].split("```")[0]
+    assert code.split('"""\n', 1)[1] == example.split('"""\n', 1)[1]
+
+
+def test_every_recipe_resolves_as_far_as_it_needs_no_files(loaded):
+    recipes = sorted(spec.recipes_folder().glob("*.toml"))
+    assert recipes
+    for recipe in recipes:
+        made = spec.make(spec.read(recipe), recipe.name).completed(loaded.registry)
+        for kind in ("dataset", "model", "trainer", "augmenter", "explainer", "metric"):
+            for request in getattr(made, f"{kind}s"):
+                loaded.registry.resolve(kind, request)
