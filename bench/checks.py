@@ -13,10 +13,11 @@ from torch import Tensor
 from bench import contexts, testing
 from bench.data import Preparation
 from bench.errors import BenchError, DataError, UnknownName
-from bench.interfaces import KINDS, Batch, DatasetInfo, Explained
+from bench.interfaces import KINDS, Batch, DatasetInfo, Explained, StepContext
 from bench.registry import Entry, Registry, ResolvedPart
 
 ROWS = 5
+DECIDED = 8.0
 
 
 @dataclass(frozen=True)
@@ -87,10 +88,25 @@ def _require(holds: bool, otherwise: str) -> None:
         raise AssertionError(otherwise)
 
 
+def network() -> testing.TinyNetwork:
+    """A `TinyNetwork` in eval mode that tells tiny images apart, so that hiding pixels matters, and whose mean colour is not black."""
+    model, images = testing.TinyNetwork(), testing.tiny_data().images.float() / 255
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    with torch.no_grad():
+        for norm in norms:
+            norm.momentum = 1.0  # What it keeps of the images below is all it knows.
+        model.train()(images)
+        model.fc.weight.mul_(DECIDED)
+        model.fc.bias.sub_(model.eval()(images).mean(0))
+        model.normalisation.mean.fill_(0.4)
+    return model
+
+
 # Explainers
 
 
-def _explain(part: ResolvedPart, model: testing.TinyNetwork, inputs: Tensor, targets: Tensor, first: int = 0) -> Tensor:
+def explain(part: ResolvedPart, model: testing.TinyNetwork, inputs: Tensor, targets: Tensor, first: int = 0) -> Tensor:
+    """(B, 1, H, W) the explainer's maps; `first` is the number of the first image. Raises NotTried where it does not apply."""
     info = testing.dataset_info(4, (16, 16), 3)
     context = contexts.explain_context(
         model, info, model.layers[-1:], model.layers, [contexts.generator("check", first + row) for row in range(len(inputs))], 4
@@ -105,36 +121,37 @@ def _explain(part: ResolvedPart, model: testing.TinyNetwork, inputs: Tensor, tar
         raise NotTried(str(error).split("\n")[0]) from None
 
 
-def _explained() -> tuple[testing.TinyNetwork, Tensor, Tensor]:
-    return testing.TinyNetwork().eval(), testing.tiny_images(ROWS), torch.arange(ROWS) % 4
+def images_to_explain() -> tuple[testing.TinyNetwork, Tensor, Tensor]:
+    """The network, images and targets on which explainers are tried."""
+    return network(), testing.tiny_images(ROWS), torch.arange(ROWS) % 4
 
 
 @promise("explainer", "gives one finite map per image, float32")
 def _explainer_shape(part: ResolvedPart, registry: Registry) -> None:
-    maps = _explain(part, *_explained())
+    maps = explain(part, *images_to_explain())
     _require(maps.shape == (ROWS, 1, 16, 16) and maps.dtype == torch.float32, f"gave {tuple(maps.shape)} {maps.dtype}")
 
 
 @promise("explainer", "explains a batch as it explains its parts")
 def _explainer_parts(part: ResolvedPart, registry: Registry) -> None:
-    model, inputs, targets = _explained()
-    whole = _explain(part, model, inputs, targets)
-    parts = torch.cat([_explain(part, model, inputs[:1], targets[:1]), _explain(part, model, inputs[1:], targets[1:], first=1)])
+    model, inputs, targets = images_to_explain()
+    whole = explain(part, model, inputs, targets)
+    parts = torch.cat([explain(part, model, inputs[:1], targets[:1]), explain(part, model, inputs[1:], targets[1:], first=1)])
     _require(_close(whole, parts), f"a row differs by {float((whole - parts).abs().max()):.2g} when its neighbours change")
 
 
 @promise("explainer", "leaves the model as it found it")
 def _explainer_traceless(part: ResolvedPart, registry: Registry) -> None:
-    model, inputs, targets = _explained()
+    model, inputs, targets = images_to_explain()
     model.train()
     before = testing.snapshot(model)
-    _explain(part, model, inputs, targets)
+    explain(part, model, inputs, targets)
     _require(not (found := testing.changed(before, model)), f"changed {', '.join(found)}")
 
 
 @promise("explainer", "works inside a training step, and changes nothing about it")
 def _explainer_in_training(part: ResolvedPart, registry: Registry) -> None:
-    model, inputs, targets = _explained()
+    model, inputs, targets = images_to_explain()
     plain, explaining = copy.deepcopy(model).train(), copy.deepcopy(model).train()
     expected, _ = _step(plain, inputs, targets, None)
     found, _ = _step(explaining, inputs, targets, part)
@@ -146,16 +163,16 @@ def _step(model: testing.TinyNetwork, inputs: Tensor, targets: Tensor, part: Res
     loss = torch.nn.functional.cross_entropy(model(inputs), targets)
     loss.backward()
     if part is not None:
-        _explain(part, model, inputs, targets)
+        explain(part, model, inputs, targets)
     optimizer.step()
     return model.state_dict(), float(loss)
 
 
 @promise("explainer", "is finite on a black image and on a white one")
 def _explainer_flat(part: ResolvedPart, registry: Registry) -> None:
-    model, _, _ = _explained()
+    model, _, _ = images_to_explain()
     inputs = torch.stack([torch.zeros(3, 16, 16), torch.ones(3, 16, 16)])
-    _explain(part, model, inputs, torch.tensor([0, 1]))
+    explain(part, model, inputs, torch.tensor([0, 1]))
 
 
 def _close(first: Tensor, second: Tensor, tolerance: float = 1e-5) -> bool:
@@ -166,24 +183,30 @@ def _close(first: Tensor, second: Tensor, tolerance: float = 1e-5) -> bool:
 # Augmenters
 
 
-def _augment(part: ResolvedPart, model: testing.TinyNetwork, batch: Batch) -> Batch:
-    info = testing.dataset_info(4, (16, 16), 3, class_counts=(16,) * 4)
-    explainer = next((reference.part for reference in part.references.values() if reference.kind == "explainer"), None)
-    context = contexts.step_context(model, info, model.layers, model.layers, explainer, key="check", epoch=8, epochs=10, progress=0.8)
-    augmented: Batch = part.part(model, batch, context)
+def augment(part: ResolvedPart, model: testing.TinyNetwork, batch: Batch) -> Batch:
+    """What the augmenter makes of the batch in `training_step`."""
+    augmented: Batch = part.part(model, batch, training_step(part, model))
     return augmented
 
 
-def _batch() -> tuple[testing.TinyNetwork, Batch]:
+def training_step(part: ResolvedPart, model: testing.TinyNetwork, epoch: int = 8) -> StepContext:
+    """The first step of an epoch of ten; late in the training every augmenter is at work."""
+    info = testing.dataset_info(4, (16, 16), 3, class_counts=(40, 16, 16, 4))
+    explainer = next((reference.part for reference in part.references.values() if reference.kind == "explainer"), None)
+    return contexts.step_context(model, info, model.layers, model.layers, explainer, key="check", epoch=epoch, epochs=10, progress=epoch / 10)
+
+
+def batch_to_augment() -> tuple[testing.TinyNetwork, Batch]:
+    """The network and the batch on which augmenters are tried."""
     data = testing.tiny_data(8)
     targets = torch.nn.functional.one_hot(data.labels, 4).float()
-    return testing.TinyNetwork().train(), Batch.of(data.images.float() / 255, targets)
+    return network().train(), Batch.of(data.images.float() / 255, targets)
 
 
 @promise("augmenter", "returns rows that can be trained on: images in [0, 1], targets and weights for each")
 def _augmenter_rows(part: ResolvedPart, registry: Registry) -> None:
-    model, batch = _batch()
-    found = _augment(part, model, batch)
+    model, batch = batch_to_augment()
+    found = augment(part, model, batch)
     rows = len(found)
     _require(rows > 0 and found.inputs.shape[1:] == batch.inputs.shape[1:], f"inputs are {tuple(found.inputs.shape)}")
     lengths = {name: len(getattr(found, name)) for name in Batch.__dataclass_fields__}
@@ -198,16 +221,16 @@ def _augmenter_rows(part: ResolvedPart, registry: Registry) -> None:
 def _augmenter_traceless(part: ResolvedPart, registry: Registry) -> None:
     if getattr(part.part, "changes_model", None):
         raise NotTried(f"declares that it changes {part.part.changes_model}")
-    model, batch = _batch()
+    model, batch = batch_to_augment()
     before = testing.snapshot(model)
-    _augment(part, model, batch)
+    augment(part, model, batch)
     _require(not (found := testing.changed(before, model)), f"changed {', '.join(found)}")
 
 
 @promise("augmenter", "does the same again when asked the same again")
 def _augmenter_repeats(part: ResolvedPart, registry: Registry) -> None:
-    model, batch = _batch()
-    first, second = _augment(part, model, batch), _augment(part, model, batch)
+    model, batch = batch_to_augment()
+    first, second = augment(part, model, batch), augment(part, model, batch)
     _require(
         len(first) == len(second) and torch.equal(first.inputs, second.inputs) and torch.equal(first.targets, second.targets),
         "two calls with one stream differ",
@@ -217,9 +240,10 @@ def _augmenter_repeats(part: ResolvedPart, registry: Registry) -> None:
 # Metrics
 
 
-def _score(part: ResolvedPart, rows: slice) -> Tensor:
+def score(part: ResolvedPart, rows: slice = slice(None)) -> Tensor:
+    """The metric's rows for some of the images. Raises NotTried where it does not apply."""
     data = testing.tiny_data(ROWS)
-    model = testing.TinyNetwork().eval()
+    model = network()
     inputs, labels = data.images.float() / 255, data.labels
     with torch.no_grad():
         logits = contexts.forward(model, inputs, 32)
@@ -233,7 +257,6 @@ def _score(part: ResolvedPart, rows: slice) -> Tensor:
     streams = [contexts.generator("check", row) for row in range(ROWS)][rows]
     cost = {"images": 8, "rows": 8, "steps": 1, "forward": 8.0, "backward": 8.0, "seconds": 1.0, "peak_memory": 1 << 20}
     training = {**cost, "epochs": [cost]}
-    explainer = _Fixed()
     context = contexts.metric_context(
         model,
         explained,
@@ -241,7 +264,7 @@ def _score(part: ResolvedPart, rows: slice) -> Tensor:
         streams,
         model.layers[-1:],
         model.layers,
-        explainer,
+        _Gradient(),
         chunk=4,
         training=training,
         floor_training=training,
@@ -253,11 +276,13 @@ def _score(part: ResolvedPart, rows: slice) -> Tensor:
         raise NotTried(str(error).split("\n")[0]) from None
 
 
-class _Fixed:
+class _Gradient:
     """An explainer for metrics that call one."""
 
     def __call__(self, model: Any, inputs: Tensor, targets: Tensor, context: Any) -> Tensor:
-        return inputs.mean(1, keepdim=True)
+        inputs = inputs.clone().requires_grad_()
+        score = model(inputs).gather(1, targets[:, None]).sum()
+        return torch.autograd.grad(score, inputs)[0].abs().sum(1, keepdim=True)
 
 
 def _about_images(part: ResolvedPart) -> None:
@@ -276,14 +301,14 @@ def _metric_traits(part: ResolvedPart, registry: Registry) -> None:
 @promise("metric", "gives one row per image")
 def _metric_rows(part: ResolvedPart, registry: Registry) -> None:
     _about_images(part)
-    rows = _score(part, slice(None))
+    rows = score(part)
     _require(len(rows) == ROWS and rows.ndim in (1, 2), f"gave {tuple(rows.shape)} for {ROWS} images")
 
 
 @promise("metric", "scores a batch as it scores its parts")
 def _metric_parts(part: ResolvedPart, registry: Registry) -> None:
     _about_images(part)
-    whole, parts = _score(part, slice(None)), torch.cat([_score(part, slice(0, 1)), _score(part, slice(1, None))])
+    whole, parts = score(part), torch.cat([score(part, slice(0, 1)), score(part, slice(1, None))])
     _require(bool(torch.allclose(whole, parts, atol=1e-6, rtol=1e-5, equal_nan=True)), f"rows differ by {float((whole - parts).abs().max()):.2g}")
 
 
@@ -368,11 +393,15 @@ def _trainer_fits(part: ResolvedPart, registry: Registry) -> None:
     _require(cost["images"] > 0 and cost["forward"] > 0 and cost["backward"] > 0, "no images or passes were counted")
 
 
+def relabel(part: ResolvedPart) -> tuple[Tensor, Tensor]:
+    """Labels of ten classes, and what the noise makes of them."""
+    data = testing.tiny_data(200, num_classes=10)
+    images = {"images": data} if getattr(part.part, "needs_images", False) else {}
+    return data.labels, part.part(data.labels, data.info, contexts.generator("check"), **images)
+
+
 @promise("noise", "gives labels of the same classes, and the same ones again")
 def _noise_labels(part: ResolvedPart, registry: Registry) -> None:
-    if getattr(part.part, "needs_images", False):
-        raise NotTried("it looks at the images")
-    labels = torch.arange(200) % 10
-    first, second = (part.part(labels, _info(), contexts.generator("check")) for _ in range(2))
+    (labels, first), (_, second) = relabel(part), relabel(part)
     _require(first.shape == labels.shape and bool(((first >= 0) & (first < 10)).all()), "labels leave the classes")
     _require(torch.equal(first, second), "two calls with one stream differ")

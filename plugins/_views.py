@@ -42,15 +42,15 @@ class Views(NamedTuple):
         return Views(self.raw, torch.cat([self.first, images]), torch.cat([self.second, images]), torch.cat([self.labels, labels]), negative)
 
 
-def random_view(images: Tensor, generator: torch.Generator) -> Tensor:
+def random_view(images: Tensor, mirror: bool, generator: torch.Generator) -> Tensor:
     """(B, C, H, W) each image cropped, resized, mirrored, its colours changed and, one in five, lost."""
-    return faded(jittered(resized_crop(images, generator), generator), generator)
+    return faded(jittered(resized_crop(images, mirror, generator), generator), generator)
 
 
-def resized_crop(images: Tensor, generator: torch.Generator) -> Tensor:
-    """(B, C, H, W) a part of each image, of random size and shape, resized bilinearly to the whole, and every other one mirrored."""
+def resized_crop(images: Tensor, mirror: bool, generator: torch.Generator) -> Tensor:
+    """(B, C, H, W) a part of each image, of random size and shape, resized bilinearly to the whole; every other one mirrored if `mirror`."""
     crops = crop_boxes(len(images), images.shape[2], images.shape[3], generator)
-    mirrored = torch.rand(len(images), generator=generator) < 0.5
+    mirrored = (torch.rand(len(images), generator=generator) < 0.5) & mirror
     taken = take(images, crops)
     return torch.where(mirrored.view(-1, 1, 1, 1).to(images.device), taken.flip(3), taken)
 

@@ -12,8 +12,9 @@ stand among A(i), are nobody's P(i) and have no loss; the mean is taken over the
 
 Choices: the encoder is everything in front of the network's last linear layer, which is the classifier, so that the trained network gives
 logits as any other. The recipe gives both optimisers; the rate falls with every step, not every epoch, and a cosine ends at a thousandth.
-The classifier's epoch sees resized, mirrored crops, the encoder in eval mode. The views are drawn by the trainer from the
-run's seed and handed to the augmenter's `views(model, views, context) -> Views`, which may change them, so that every augmenter starts from the same.
+The classifier's epoch sees resized, mirrored crops, the encoder in eval mode. Nothing is mirrored where the recipe does not mirror
+or the data does not allow it. The views are drawn by the trainer from the run's seed and handed to the augmenter's
+`views(model, views, context) -> Views`, which may change them, so that every augmenter starts from the same.
 
 Checked against: losses worked out by hand, with negatives and without, and a loop over pairs; torchvision's crops and colours;
 which weights move in which half of an epoch; resuming gives the same weights to the bit.
@@ -80,8 +81,9 @@ class SupCon:
             model.eval()
             for batch, step in context.batches(model, data, epoch, stream="classifier", crop=False):
                 context.set_rate(classifier_optimizer, step.progress, self.least_rate)
+                crops = resized_crop(batch.inputs, mirrors(context), stream("classifier", step, context))
                 with torch.no_grad():
-                    features = encoded(model, classifier, resized_crop(batch.inputs, stream("classifier", step, context)), context)
+                    features = encoded(model, classifier, crops, context)
                 losses = row_losses(classifier(features), batch.targets, multi_label=False, smoothing=context.recipe.label_smoothing)
                 descend(classifier_optimizer, losses.mean())
                 context.average(classifier_loss=losses.detach().mean())
@@ -118,9 +120,13 @@ def stream(purpose: str, step: StepContext, context: FitContext) -> torch.Genera
     return contexts.generator(context.seed, "supcon", purpose, step.epoch, step.step)
 
 
+def mirrors(context: FitContext) -> bool:
+    return context.recipe.flip and context.info.flippable
+
+
 def drawn_views(batch: Batch, step: StepContext, context: FitContext) -> Views:
     """Two random views of each image."""
-    first, second = (random_view(batch.inputs, stream(f"view {number}", step, context)) for number in (1, 2))
+    first, second = (random_view(batch.inputs, mirrors(context), stream(f"view {number}", step, context)) for number in (1, 2))
     return Views.of(batch.inputs, first, second, batch.labels)
 
 

@@ -14,6 +14,7 @@ import torch
 
 from bench import api, explain, results, runner
 from bench.errors import StoreError
+from bench.interfaces import Curve
 from bench.store import Store, read_tensors, tensors_digest, write_tensors
 
 LONE_CHUNK = "context.chunk is 1, so the pair that a lone image becomes is split and each half is doubled again"
@@ -173,6 +174,16 @@ def test_two_runs_in_one_process_do_not_share_a_random_stream(ran, tmp_path):
     assert all_same(by_key(plain), by_key(stirred))
 
 
+def test_trainings_with_one_seed_start_from_the_same_weights(ran, planned, store):
+    """A training of one step, at the rate 0 with which a cycle begins, keeps the weights that it starts with."""
+    one_step = {"augmenters": ["none", "shade"], "seeds": 2, "recipe": {"batch_size": 64}}
+    ran(**one_step)
+    weights = {(job.augmenter.label, job.seed): store.tensors(job.key, "weights")["fc.weight"] for job in planned(**one_step).trainings}
+    assert torch.equal(weights["none", 0], weights["shade", 0])
+    assert torch.equal(weights["none", 1], weights["shade", 1])
+    assert not torch.equal(weights["none", 0], weights["none", 1])
+
+
 # Failures
 
 
@@ -222,6 +233,23 @@ def test_a_metric_that_says_nothing_of_any_image_is_stored_as_missing(ran, store
     outcome = ran(metrics="inside")
     (line,) = outcome.lines
     assert (line["value"], line["interval"], line["n"], line["unscored"]) == (None, None, 0, 8)
+
+
+@pytest.mark.xfail(strict=True, reason="records refuse NaN, so the finished training is lost, and lost again by every retry")
+def test_a_value_in_the_log_that_is_no_number_does_not_lose_the_training(ran, monkeypatch):
+    def logs_nan(self, model, batch, context):
+        context.log(share=float("nan"))
+        return batch
+
+    monkeypatch.setattr(loaded_parts().Shade, "__call__", logs_nan)
+    assert ran(augmenters="shade").failures == {}
+
+
+@pytest.mark.xfail(strict=True, reason="records refuse NaN, so the whole score is lost")
+def test_a_point_of_a_curve_that_is_no_number_does_not_lose_the_score(ran, monkeypatch):
+    monkeypatch.setattr(loaded_parts().LogitSum, "curve", lambda self, rows: Curve([0.0, 1.0], [0.0, float("nan")], "x", "y"))
+    (line,) = ran(metrics="logit-sum").lines
+    assert line["curve"]["y"] == [0.0, None]
 
 
 # Damage

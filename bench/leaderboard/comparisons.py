@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -106,11 +106,11 @@ def _compared(board: Board, column: Column, order: Sequence[Row], per_image: Per
     """Against the best: the data chose it, so the family is every pair of rows. Against floors: every row with every floor it has."""
     valued = [row for row in board.rows if board.value(row, column) is not None]
     best = [(row, order[0]) for row in order[1:]]
-    floors = {row: _floors(board, row) for row in valued if not row.floor}
-    floor = [(row, next(other for other in order if other in found)) for row, found in floors.items() if found & set(order)]
+    floors = _floors(board, order)
+    floor = [(row, floors[row.augmenter][0]) for row in valued if not row.floor and row.augmenter in floors]
     unaugmented = {row.explainer: row for row in order if row.plain} if board.kind == "explanations" else {}
     plain = [(row, unaugmented[row.explainer]) for row in valued if not row.plain and not row.floor and row.explainer in unaugmented]
-    families = {"best": len(order) * (len(order) - 1) // 2, "floor": sum(map(len, floors.values())), "plain": len(plain)}
+    families = {"best": len(order) * (len(order) - 1) // 2, "floor": sum(len(floors[row.augmenter]) for row, _ in floor), "plain": len(plain)}
     comparisons = []
     for against, pairs in (("best", best), ("floor", floor), ("plain", plain)):
         differences = _differences(board, column, pairs, per_image)
@@ -122,9 +122,15 @@ def _compared(board: Board, column: Column, order: Sequence[Row], per_image: Per
     return comparisons
 
 
-def _floors(board: Board, row: Row) -> set[Row]:
-    """What the row has to beat: a network without augmentation, or an explainer that looks at nothing on the same network."""
-    return {other for other in board.rows if other.floor and (board.kind == "networks" or other.augmenter == row.augmenter)}
+def _floors(board: Board, order: Sequence[Row]) -> dict[str, list[Row]]:
+    """What a row has to beat, best first, by its augmenter: networks without augmentation, or explainers that look at nothing on the same network."""
+    floors = [row for row in order if row.floor]
+    if board.kind == "networks":
+        return {row.augmenter: floors for row in board.rows} if floors else {}
+    found: dict[str, list[Row]] = defaultdict(list)
+    for row in floors:
+        found[row.augmenter].append(row)
+    return found
 
 
 def _differences(board: Board, column: Column, pairs: Sequence[tuple[Row, Row]], per_image: PerImage) -> list[Difference | None]:
@@ -145,13 +151,18 @@ def _differences(board: Board, column: Column, pairs: Sequence[tuple[Row, Row]],
             if first is not None and second is not None and len(first) == len(second):
                 data[place] = first - second
                 images[len(first)].append(place)
-    for places, test in [
-        *((each, statistics.seed_differences) for each in seeds.values()),
-        *((each, statistics.image_differences) for each in images.values()),
-    ]:
-        for place, difference in zip(places, test(np.stack([data[place] for place in places])), strict=True):  # type: ignore[operator]
-            found[place] = difference
+    _fill(found, data, seeds, statistics.seed_differences)
+    _fill(found, data, images, statistics.image_differences)
     return found
+
+
+def _fill(
+    found: list[Difference | None], data: Sequence[Values], places: Mapping[int, list[int]], test: Callable[[Values], Sequence[Difference | None]]
+) -> None:
+    """Test the pairs that have equally many seeds, or images, together."""
+    for group in places.values():
+        for place, difference in zip(group, test(np.stack([data[place] for place in group])), strict=True):
+            found[place] = difference
 
 
 def _by_seed(board: Board, row: Row, column: Column) -> dict[int | None, Number]:

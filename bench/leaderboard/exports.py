@@ -115,7 +115,8 @@ def _latex_table(table: Board) -> str:
     noise = f", label noise {about['noise']['label']}" if about["noise"] else ""
     caption = f"{table.dataset}, {about['model']['label']}, {about['trainer']['label']}{noise}: {table.kind}."
     names = ["augmenter", *(["explainer"] if table.kind == "explanations" else [])]
-    heads = [*names, *(f"{latex_text(column.label)} {'$\\uparrow$' if column.higher_is_better else '$\\downarrow$'}" for column in table.columns)]
+    arrows = {True: "$\\uparrow$", False: "$\\downarrow$"}
+    heads = [*names, *(f"{latex_text(column.label)} {arrows[column.higher_is_better]}" for column in table.columns)]
     columns = [_latex_column(table, column) for column in table.columns]
     body = [[*_latex_names(row), *(texts.get(row, "--") for texts in columns)] for row in table.rows]
     lines = [

@@ -69,32 +69,34 @@ def draw(names: Sequence[str], values: Values, higher_is_better: bool, title: st
     lowest, highest = 1.0, float(len(names))
     lanes = _lanes(joined)
     right = left + plot + 56
-    total, height = right + 12 * (max(lanes, default=-1) + 1) + 24, 76 + row * len(names) + 30
+    total, top = max(right + 12 * (max(lanes, default=-1) + 1) + 24, 480.0), 92
+    height = top + row * len(names) + 24
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {total:.0f} {height}" width="{total:.0f}" height="{height}" role="img">',
         f"<title>{escape(title)}</title>",
         STYLE,
         f'<text x="8" y="22">{escape(title)}</text>',
-        f'<text x="8" y="42" class="faint">{escape(_caption(images, width, p))}</text>',
+        *(f'<text x="8" y="{42 + 17 * line}" class="faint">{escape(text)}</text>' for line, text in enumerate(_caption(images, width, p))),
     ]
     for line, place in enumerate(order):
-        y = 76 + row * line
+        y = top + row * line
         x = left + plot * (float(ranks[place]) - lowest) / (highest - lowest)
         parts.append(f'<text x="{left - 14:.1f}" y="{y + 4}" text-anchor="end">{escape(names[place])}</text>')
         parts.append(f'<line x1="{left:.1f}" y1="{y}" x2="{left + plot:.1f}" y2="{y}"/><circle cx="{x:.1f}" cy="{y}" r="4.5"/>')
         parts.append(f'<text x="{left + plot + 12:.1f}" y="{y + 4}" class="faint">{number(float(ranks[place]), 2)}</text>')
     for lane, (first, last) in zip(lanes, joined, strict=True):
         x = right + 12 * lane
-        parts.append(f'<line class="group" x1="{x:.1f}" y1="{76 + row * first - 5}" x2="{x:.1f}" y2="{76 + row * last + 5}"/>')
+        parts.append(f'<line class="group" x1="{x:.1f}" y1="{top + row * first - 5}" x2="{x:.1f}" y2="{top + row * last + 5}"/>')
     parts.append(f'<text x="{left:.1f}" y="{height - 10}" class="faint">rank 1</text>')
     parts.append(f'<text x="{left + plot:.1f}" y="{height - 10}" class="faint" text-anchor="end">rank {len(names)}</text>')
     return "\n".join([*parts, "</svg>", ""])
 
 
-def _caption(images: int, width: float, p: float) -> str:
+def _caption(images: int, width: float, p: float) -> tuple[str, str]:
+    first = f"Mean rank over {images} images; 1 is best."
     if p >= ALPHA:
-        return f"mean rank over {images} images; Friedman's test tells no two apart (p = {p:.2g})"
-    return f"mean rank over {images} images, 1 is best; rows on one bar lie within {number(width, 2)} and are not told apart (Nemenyi)"
+        return first, f"Friedman's test tells no two apart (p = {p:.2g})."
+    return first, f"Rows on one bar lie within {number(width, 2)} and are not told apart (Nemenyi)."
 
 
 def _lanes(joined: Sequence[tuple[int, int]]) -> list[int]:

@@ -26,7 +26,8 @@ Verdicts = Mapping[Column, Verdict]
 def build(data: Path) -> dict[str, str]:
     """The text of every page by its file name: README.md, for each dataset a page, its figures and its comparisons, and methods.bib."""
     pages: dict[str, str] = {}
-    overview, parts = [], {}
+    overview: list[list[str | int]] = []
+    papers: dict[str, list[str]] = {}
     for folder in sorted({path.parent for path in data.glob("*/*.jsonl")}):
         tables = boards(line for path in sorted(folder.glob("*.jsonl")) for line in read(path))
         per_image = rows_of(folder)
@@ -34,10 +35,11 @@ def build(data: Path) -> dict[str, str]:
             found = list(group)
             pages |= dataset_pages(name, found, per_image, data)
             overview.append(_overview_row(name, found))
-            parts |= exports.papers(found)
-    pages["README.md"] = _overview(overview, bool(parts))
-    if parts:
-        pages["methods.bib"] = exports.bibtex(parts)
+            for paper, methods in exports.papers(found).items():
+                papers[paper] = sorted({*papers.get(paper, ()), *methods})
+    pages["README.md"] = _overview(overview, bool(papers))
+    if papers:
+        pages["methods.bib"] = exports.bibtex(papers)
     return pages
 
 
@@ -266,7 +268,7 @@ def _who_is_best(table: Board, judged: Verdicts) -> Iterator[str]:
 def _tied(verdict: Verdict) -> str:
     if not any(each.against == "best" for each in verdict.comparisons):
         return MISSING
-    return _listed([row.name for row in verdict.tied]) or "none"
+    return _listed([row.name for row in verdict.tied]) or "nothing"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ from bench.intervals import Interval, over_seeds
 from bench.results import ABOUT_PARTS, Line
 
 COMPARABLE = ("model", "trainer", "noise", "recipe")  # What two rows of one table must have in common, besides the images.
+SETTING = ("dataset", *COMPARABLE, "images", "environment")
 AS_GIVEN = "as given"  # Stands for the augmenter where nothing was trained.
 
 Part = Mapping[str, Any]
@@ -48,8 +49,7 @@ class Cell:
         return "seeds" if self.seeds > 1 else "images"
 
 
-@dataclass(frozen=True)
-class Column:
+class Column(NamedTuple):
     """A metric. What differs from another metric of the same name (a parameter, the version) stands behind the label."""
 
     label: str
@@ -64,8 +64,7 @@ class Column:
         return "↑" if self.higher_is_better else "↓"
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """What was scored: a network trained with an augmenter, and an explainer where the metric is about maps.
 
     floor: the augmenter of a row about networks, or the explainer of a row about maps, is one that does nothing.
@@ -114,7 +113,7 @@ class Board:
 
     def ranked(self, column: Column) -> list[Row]:
         """The rows with a value, best first. A row without some of the seeds that most rows have is not ranked."""
-        values = {row: cell.value for row in self.rows if (cell := self.cell(row, column)) and cell.value is not None}
+        values = {row: cell.value for row in self.rows if (cell := self.cells.get((row, column))) and cell.value is not None}
         wanted = self.usual_seeds(column)
         complete = [row for row in values if wanted <= _seeds(self.cells[row, column])]
         return sorted(complete, key=lambda row: values[row], reverse=column.higher_is_better)
@@ -153,10 +152,12 @@ def boards(lines: Iterable[Line], curves: bool = False) -> list[Board]:
     groups: dict[str, _Group] = {}
     known: dict[bytes, _Group] = {}
     for line in lines:
-        mark = _mark([line[name] for name in ("dataset", *COMPARABLE, "images")], line["explainer"] is None)
-        if mark not in known:
-            known[mark] = groups.setdefault(_group_name(line), _Group(line))
-        known[mark].add(line, curves)
+        mark = _mark(*(line[name] for name in SETTING), line["explainer"] is None)
+        group = known.get(mark)
+        if group is None:
+            group = known[mark] = groups.setdefault(_group_name(line), _Group(line))
+            group.environments.add(_environment(line["environment"]))
+        group.add(line, curves)
     floors = {name for group in groups.values() for name in group.floor_augmenters}
     return [group.board(floors) for _, group in sorted(groups.items())]
 
@@ -194,13 +195,13 @@ class _Group:
         self.about = {name: line[name] for name in (*COMPARABLE, "dataset", "images", "weights")}
         self.kind = "networks" if line["explainer"] is None else "explanations"
         self.floor_augmenters: set[str] = set()
+        self.environments: set[str] = set()
         self.count = 0
         self._parts: dict[str, dict[str, Part | None]] = {"augmenter": {}, "explainer": {}}
         self._metrics: dict[str, tuple[Part, Any, str | None]] = {}
         self._rows: dict[bytes, tuple[str, str]] = {}
         self._floors: dict[tuple[str, str], bool] = {}
         self._columns: dict[bytes, str] = {}
-        self._environments: dict[bytes, str] = {}
         self._numbers: dict[tuple[tuple[str, str], str], list[Number]] = defaultdict(list)
 
     def add(self, line: Line, curves: bool) -> None:
@@ -212,9 +213,6 @@ class _Group:
         curve = line["curve"] if curves else None
         numbers.append(Number(line["key"], line["seed"], line["value"], interval, line["n"], line["unscored"], curve))
         self.count += 1
-        mark = _mark(line["environment"])
-        if mark not in self._environments:
-            self._environments[mark] = _environment(line["environment"])
 
     def _row(self, line: Line) -> tuple[str, str]:
         mark = _mark(line["augmenter"], line["explainer"])
@@ -236,7 +234,7 @@ class _Group:
         metric, count, machine = line["metric"], line["images"]["images"], line["machine"]
         mark = _mark(metric, count, machine)
         if mark not in self._columns:
-            where = machine and f"{machine['hardware']}, {machine['threads']} threads"
+            where = machine and f"{machine['hardware']}, {_threads(machine)}"
             identity = json.dumps([_identity(metric), count, where], sort_keys=True)
             self._metrics.setdefault(identity, (metric, count, where))
             self._columns[mark] = identity
@@ -254,7 +252,7 @@ class _Group:
             tuple(sorted(columns.values(), key=lambda column: (column.machine is not None, column.category, column.label))),
             cells,
             self._labelled_parts(columns),
-            tuple(sorted(set(self._environments.values()))),
+            tuple(sorted(self.environments)),
             self.count,
         )
 
@@ -290,7 +288,12 @@ class _Group:
 def _environment(environment: Mapping[str, Any]) -> str:
     versions = environment.get("versions", {})
     libraries = ", ".join(f"{name} {versions[name]}" for name in ("bench-xai", "torch") if name in versions)
-    return f"{libraries} on {environment.get('hardware', 'an unnamed machine')}, {environment.get('threads', '?')} threads".removeprefix(" ")
+    return f"{libraries} on {environment.get('hardware', 'an unnamed machine')}, {_threads(environment)}".strip()
+
+
+def _threads(where: Mapping[str, Any]) -> str:
+    count = where.get("threads", "?")
+    return f"{count} thread{'' if count == 1 else 's'}"
 
 
 def _distinct_labels(parts: Mapping[str, Part | None]) -> dict[str, str]:

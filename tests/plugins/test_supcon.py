@@ -149,12 +149,12 @@ def test_a_fifth_keeps_its_colours_and_a_fifth_of_all_loses_them():
 def test_views_are_images_whatever_the_channels_and_leave_the_originals_alone(channels):
     images = torch.rand(20, channels, 12, 12, generator=torch.Generator().manual_seed(4))
     before = images.clone()
-    view = drawing.random_view(images, torch.Generator().manual_seed(5))
+    view = drawing.random_view(images, True, torch.Generator().manual_seed(5))
     assert view.shape == images.shape
     assert view.min() >= 0
     assert view.max() <= 1
     assert torch.equal(images, before)
-    assert torch.equal(view, drawing.random_view(images, torch.Generator().manual_seed(5)))
+    assert torch.equal(view, drawing.random_view(images, True, torch.Generator().manual_seed(5)))
 
 
 def test_the_two_views_of_an_image_differ_and_are_the_same_under_every_augmenter():
@@ -169,6 +169,15 @@ def test_the_two_views_of_an_image_differ_and_are_the_same_under_every_augmenter
     assert not torch.equal(views[0].first, views[0].second)
     assert torch.equal(views[0].first, views[1].first)
     assert torch.equal(views[0].second, views[1].second)
+
+
+def test_images_that_mean_something_else_in_a_mirror_are_not_mirrored():
+    ramps = torch.linspace(0, 1, 16).expand(50, 1, 16, 16)
+    for mirror in (True, False):
+        views = drawing.resized_crop(ramps, mirror, torch.Generator().manual_seed(6))
+        rising = (views.diff(dim=3) >= 0).flatten(1).all(1)
+        assert rising.all() == (not mirror)
+        assert rising.any()
 
 
 # The network's two parts
