@@ -165,7 +165,7 @@ def _step(model: testing.TinyNetwork, inputs: Tensor, targets: Tensor, part: Res
     if part is not None:
         explain(part, model, inputs, targets)
     optimizer.step()
-    return model.state_dict(), float(loss)
+    return model.state_dict(), float(loss.detach())
 
 
 @promise("explainer", "is finite on a black image and on a white one")
@@ -192,8 +192,12 @@ def augment(part: ResolvedPart, model: testing.TinyNetwork, batch: Batch) -> Bat
 def training_step(part: ResolvedPart, model: testing.TinyNetwork, epoch: int = 8) -> StepContext:
     """The first step of an epoch of ten; late in the training every augmenter is at work."""
     info = testing.dataset_info(4, (16, 16), 3, class_counts=(40, 16, 16, 4))
-    explainer = next((reference.part for reference in part.references.values() if reference.kind == "explainer"), None)
-    return contexts.step_context(model, info, model.layers, model.layers, explainer, key="check", epoch=epoch, epochs=10, progress=epoch / 10)
+    return contexts.step_context(model, info, model.layers, model.layers, _explainer_of(part), key="check", epoch=epoch, epochs=10, progress=epoch / 10)
+
+
+def _explainer_of(part: ResolvedPart) -> Any:
+    """The explainer that an augmenter names, if it does."""
+    return next((reference.part for reference in part.references.values() if reference.kind == "explainer"), None)
 
 
 def batch_to_augment() -> tuple[testing.TinyNetwork, Batch]:
@@ -385,10 +389,10 @@ def _trainer_fits(part: ResolvedPart, registry: Registry) -> None:
     if not floors:
         raise NotTried("no installed augmenter has the methods it calls")
     floors.sort(key=lambda entry: not getattr(entry.factory, "floor", False))
-    augmenter = registry.resolve("augmenter", floors[0].name).part
+    augmenter = registry.resolve("augmenter", floors[0].name)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    context = FitContext(recipe, data.info, 0, "check", "cpu", model.layers[-1:], model.layers)
-    cost = fit(part.part, model, training_data(data, recipe, None, None), augmenter, context)
+    context = FitContext(recipe, data.info, 0, "check", "cpu", model.layers[-1:], model.layers, _explainer_of(augmenter))
+    cost = fit(part.part, model, training_data(data, recipe, None, None), augmenter.part, context)
     _require(any(not torch.equal(before[name], tensor) for name, tensor in model.state_dict().items()), "the weights are as they were")
     _require(cost["images"] > 0 and cost["forward"] > 0 and cost["backward"] > 0, "no images or passes were counted")
 

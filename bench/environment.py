@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
 
-RECORDED = ("bench-xai", "torch", "torchvision", "timm", "captum", "grad-cam", "numpy", "scipy", "scikit-learn")
+DISTRIBUTION = "bench-xai"
 
 
 def describe(device: str = "cpu") -> dict[str, Any]:
@@ -40,13 +41,21 @@ def hardware(device: str = "cpu") -> str:
 
 @cache
 def _versions() -> tuple[tuple[str, str], ...]:
+    """Our own version and those of everything we require."""
     found = []
-    for name in RECORDED:
-        try:
+    for name in (DISTRIBUTION, *_required()):
+        with suppress(PackageNotFoundError):
             found.append((name, version(name)))
-        except PackageNotFoundError:
-            continue
     return tuple(found)
+
+
+def _required() -> list[str]:
+    try:
+        wanted = requires(DISTRIBUTION) or []
+    except PackageNotFoundError:
+        return []
+    names = (re.match(r"[\w.-]+", requirement) for requirement in wanted if "extra ==" not in requirement)
+    return [name.group() for name in names if name]
 
 
 @cache

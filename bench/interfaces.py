@@ -15,6 +15,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from bench.errors import InvalidValue, did_you_mean
+
 KINDS = ("dataset", "model", "trainer", "augmenter", "explainer", "metric", "noise", "tracker")
 
 Fill = Literal["black", "mean", "blur", "noise"]
@@ -257,16 +259,16 @@ class ExplainContext:
     info: DatasetInfo | None = None
 
     def layer(self, name: str | None = None, model: nn.Module | None = None) -> Layer:
-        """The target layer: the one named (any module of the model), or the model's own last choice."""
+        """The target layer: the one named (any module of the model, or the end of its name), or the model's own last choice."""
         if name is None:
             return self.target_layers[-1]
         for known in (*self.target_layers, *self.stages):
-            if known.name == name:
+            if known.name == name or known.name.endswith(f".{name}"):
                 return known
-        if model is not None and name in (modules := dict(model.named_modules())):
-            return Layer(name, modules[name])
-        from bench.errors import InvalidValue, did_you_mean
-
+        modules = {} if model is None else dict(model.named_modules())
+        for full in (name, f"network.{name}"):  # In-tree models keep their network under this name.
+            if full in modules:
+                return Layer(full, modules[full])
         names = [known.name for known in (*self.target_layers, *self.stages)]
         more = did_you_mean(name, names + ([] if model is None else [n for n, _ in model.named_modules()]))
         raise InvalidValue(f"the model has no layer '{name}'.{more}\nIts target layers and stages: {', '.join(dict.fromkeys(names))}")

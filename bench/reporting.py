@@ -15,8 +15,8 @@ from rich.table import Table
 
 from bench import leaderboard, results
 from bench.errors import InvalidValue, did_you_mean
-from bench.leaderboard.text import with_interval
 from bench.leaderboard.tables import Board, Column, boards
+from bench.leaderboard.text import with_interval
 from bench.results import Line
 from bench.store import Store
 
@@ -45,7 +45,7 @@ def keep(store: Path, name: str, spec: str, lines: Iterable[Line]) -> Path:
     for line in lines:
         groups.setdefault(line["dataset"]["name"], []).append(line)
     for dataset, group in groups.items():
-        results.write(folder / "data" / dataset / f"{name}.jsonl", group)
+        results.write(folder / "data" / results.slug(dataset) / f"{name}.jsonl", group)
     leaderboard.write(folder / "data", folder)
     return folder
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,7 +100,7 @@ def publish(lines: Iterable[Line], rows: Mapping[str, list[float]], folder: Path
                 f"{path} has key {each['key'][:12]}… ({describe(each)}) as {known['value']}, and this run found {each['value']}.\n"
                 "Nothing was published. If the method changed, raise its version; if not, find out which of the two is wrong."
             )
-    return [path for dataset, group in fresh.items() for path in _add(folder / dataset, run, group, rows, published)]
+    return [path for dataset, group in fresh.items() for path in _add(folder / slug(dataset), run, group, rows, published)]
 
 
 def _add(folder: Path, run: str, lines: list[Line], rows: Mapping[str, list[float]], published: Mapping[str, Any]) -> list[Path]:
@@ -133,6 +135,12 @@ def _rows(path: Path) -> Iterator[tuple[str, list[float | None]]]:
         for text in file:
             entry = json.loads(text)
             yield entry["key"], entry["values"]
+
+
+def slug(name: str) -> str:
+    """A file name for a name, whatever a plugin called it: letters, digits, dot, dash, underscore; never above its folder."""
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")
+    return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:6]}".strip("-")
 
 
 def describe(result: Line) -> str:

@@ -222,21 +222,19 @@ def _unpickled(path: Path) -> object:
                 f"{path} was refused: to load it, `{code[1]}` would have to be run, and weights are data, never a program.\n"
                 "Save the weights alone, as `torch.save(model.state_dict(), file)`, where the file comes from."
             ) from None
-        raise _not_weights(path) from None
-    except (EOFError, KeyError, IndexError, RuntimeError, ValueError, AttributeError, UnicodeDecodeError):
-        raise _not_weights(path) from None
+        raise _not_weights(path, error) from None
+    except Exception as error:  # What is no such file may raise anything.
+        raise _not_weights(path, error) from None
 
 
-def _not_weights(path: Path) -> WeightsError:
-    return WeightsError(
-        f"{path} is not a file of weights ({path.stat().st_size} bytes), or is damaged. Give a safetensors file or a PyTorch state_dict."
-    )
+def _not_weights(path: Path, error: Exception) -> WeightsError:
+    return WeightsError(f"{path} is no file of weights, or is damaged ({type(error).__name__}). Give a safetensors file or a PyTorch state_dict.")
 
 
 def _described(content: object) -> str:
-    return (
-        f"{type(content).__name__} of {', '.join(map(str, list(content)[:SHOWN]))}" if isinstance(content, Mapping) else f"a {type(content).__name__}"
-    )
+    if isinstance(content, Mapping) and content:
+        return f"a dictionary of {_few(map(str, content))}"
+    return f"a {type(content).__name__}"
 
 
 def _without_counters(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ into the large form.
 
 Checked against: torchvision's own networks, whose weights load here and give the same logits.
 
-Cost: per image of 224x224, 1.8 (ResNet-18), 4.1 (ResNet-50) and 15.5 (VGG-16) thousand million multiplications; of 32x32, 0.56, 1.3 and 0.5.
+Cost: per image of 224x224, 1.8 (ResNet-18), 4.1 (ResNet-50) and 15.5 (VGG-16) thousand million multiplications; of 32x32, 0.56, 1.3 and 0.4.
 """
 
 from __future__ import annotations

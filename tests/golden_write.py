@@ -1,6 +1,6 @@
 """The change guard's digests: `python -m tests.golden_write` adds those of new parts and of raised versions to tests/golden/.
 
-A digest is a few projections of what a part makes of the tiny fixture. It is a change guard, not a known answer: it says that the
+A digest is a few numbers about what a part makes of the tiny fixture. It is a change guard, not a known answer: it says that the
 numbers are those of the last time, never that they are right. The writer refuses a changed output under an unchanged version.
 """
 
@@ -21,13 +21,15 @@ from bench.interfaces import Recipe
 from bench.registry import Entry, Registry, ResolvedPart
 from bench.score import summarise
 from bench.train import training_data
+from bench_plugins._views import Views
 
 FOLDER = Path(__file__).parent / "golden"
 KINDS = ("explainer", "augmenter", "metric", "noise")
 COMMAND = "python -m tests.golden_write"
+EPOCHS = (0, 4, 8)  # Of ten: some augmenters only work after the first, some only in it, and some pause.
 PROJECTIONS = 8
 DIGITS = 5
-TOLERANCE = 1e-3  # Of the largest projection: other processors and libraries round otherwise.
+TOLERANCE = 1e-3  # Of the largest number: other processors and libraries round otherwise.
 
 Digest = dict[str, list[float]]
 Known = dict[str, dict[str, Any]]
@@ -53,7 +55,7 @@ def read(kind: str) -> Known:
 def digest(entry: Entry, registry: Registry) -> Digest:
     """The digest of each of a part's outputs. Raises NotTried, with the reason, for a part that is not guarded."""
     outputs = OUTPUTS[entry.kind](checks.resolved(entry, registry))
-    return {name: projections(tensor) for name, tensor in outputs.items()}
+    return {name: summary(tensor) for name, tensor in outputs.items()}
 
 
 def verdict(what: str, version: int, found: Digest, known: Mapping[str, Any] | None) -> str | None:
@@ -76,15 +78,20 @@ def same(found: Digest, known: Digest) -> bool:
 
 
 def _near(found: list[float], known: list[float]) -> bool:
-    scale = max(map(abs, known))
-    return all(abs(new - old) <= TOLERANCE * scale + 1e-9 for new, old in zip(found, known, strict=True))
+    scale = max(map(abs, known), default=0.0)
+    return len(found) == len(known) and all(abs(new - old) <= TOLERANCE * scale + 1e-9 for new, old in zip(found, known, strict=True))
 
 
-def projections(tensor: Tensor) -> list[float]:
-    """Scalar products with fixed vectors of +1 and -1, over the root of the length. "Not a number" counts as -1."""
+def summary(tensor: Tensor) -> list[float]:
+    """A few values as they are; of many, the products with fixed vectors of +1 and -1 over the root of their number.
+
+    "Not a number" counts as -1.
+    """
     values = tensor.detach().double().flatten().nan_to_num(nan=-1.0)
-    signs = torch.randint(0, 2, (len(values), PROJECTIONS), generator=generator("golden")).double() * 2 - 1
-    return [float(f"{value:.{DIGITS}g}") for value in (values @ signs / max(1, len(values)) ** 0.5).tolist()]
+    if len(values) > PROJECTIONS:
+        signs = torch.randint(0, 2, (len(values), PROJECTIONS), generator=generator("golden")).double() * 2 - 1
+        values = values @ signs / len(values) ** 0.5
+    return [float(f"{value:.{DIGITS}g}") for value in values.tolist()]
 
 
 # What each kind gives
@@ -95,9 +102,14 @@ def _of_explainer(part: ResolvedPart) -> dict[str, Tensor]:
 
 
 def _of_augmenter(part: ResolvedPart) -> dict[str, Tensor]:
-    """The batch, and what the augmenter's own forward, loss, end of an epoch and views make of it, where it has them."""
+    """What the augmenter does early and late in a training."""
+    return {f"{name} {epoch}": output for epoch in EPOCHS for name, output in _of_epoch(part, epoch).items()}
+
+
+def _of_epoch(part: ResolvedPart, epoch: int) -> dict[str, Tensor]:
+    """A batch, and what the augmenter's own forward, loss, end of an epoch and views make of it, where it has them."""
     model, batch = checks.batch_to_augment()
-    step = checks.training_step(part, model)
+    step = checks.training_step(part, model, epoch)
     augmented = part.part(model, batch, step)
     outputs = {name: getattr(augmented, name) for name in ("inputs", "targets", "weights")}
     if hasattr(part.part, "forward"):
@@ -105,28 +117,14 @@ def _of_augmenter(part: ResolvedPart) -> dict[str, Tensor]:
     if hasattr(part.part, "loss"):
         outputs["loss"] = part.part.loss(model(augmented.inputs), augmented)
     if hasattr(part.part, "end_epoch"):
-        outputs |= _added(part, model)
+        data = training_data(testing.tiny_data(22), Recipe(), None, None)  # 22 images: the four classes are not of one size.
+        added = part.part.end_epoch(model, data, step)
+        outputs |= {"added images": added.images / 255, "added labels": added.labels} if added is not None else {}
     if hasattr(part.part, "views"):
-        outputs |= _views(part, model, batch.inputs, batch.labels)
+        seen = Views.of(batch.inputs, batch.inputs.flip(3), batch.inputs.flip(2), batch.labels)
+        found = part.part.views(model, seen, step)
+        outputs |= {name: getattr(found, name) for name in ("first", "second", "negative")}
     return outputs
-
-
-def _added(part: ResolvedPart, model: testing.TinyNetwork) -> dict[str, Tensor]:
-    """What the end of an early or a late epoch adds to data whose classes are not of one size."""
-    outputs = {}
-    for epoch in (0, 8):
-        data = training_data(testing.tiny_data(22), Recipe(), None, None)
-        added = part.part.end_epoch(model, data, checks.training_step(part, model, epoch))
-        if added is not None:
-            outputs |= {f"images added after {epoch}": added.images, f"labels added after {epoch}": added.labels}
-    return outputs
-
-
-def _views(part: ResolvedPart, model: testing.TinyNetwork, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    from bench_plugins._views import Views
-
-    found = part.part.views(model, Views.of(images, images.flip(3), images.flip(2), labels), checks.training_step(part, model))
-    return {name: getattr(found, name) for name in ("first", "second", "negative")}
 
 
 def _of_metric(part: ResolvedPart) -> dict[str, Tensor]:

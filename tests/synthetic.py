@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.results import Line, dump
+from bench.results import Line, dump, slug
 
 METRICS = {
     "accuracy": (True, "prediction", "%"),
@@ -105,7 +105,7 @@ def published(folder: Path, lines: Iterable[Line], rows: Mapping[str, Iterable[f
     for each in lines:
         by_dataset.setdefault(each["dataset"]["name"], []).append(each)
     for dataset, group in by_dataset.items():
-        place = folder / dataset
+        place = folder / slug(dataset)
         place.mkdir(parents=True, exist_ok=True)
         (place / f"{run}.jsonl").write_text("".join(dump(each) + "\n" for each in sorted(group, key=lambda each: each["key"])))
         kept = {each["key"]: rows[each["key"]] for each in group if rows and each["key"] in rows}

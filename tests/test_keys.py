@@ -1,10 +1,11 @@
 """Content keys: one text for one value, and nothing that has no place in it."""
 
 import hashlib
+import json
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.keys import canonical, derived_seed, file_digest, key
@@ -24,13 +25,13 @@ def test_a_key_is_the_sha256_of_the_canonical_text():
     assert key({"a": 1}) == hashlib.sha256(b'{"a":1}').hexdigest()
 
 
+@settings(max_examples=40, deadline=None)
 @given(VALUES)
 def test_a_value_that_went_through_json_has_the_same_key(value):
-    import json
-
     assert key(json.loads(json.dumps(value))) == key(value)
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.dictionaries(st.text(), VALUES, min_size=2, max_size=5))
 def test_the_order_of_names_changes_no_key(value):
     assert key(dict(reversed(value.items()))) == key(value)
@@ -62,6 +63,7 @@ def test_what_is_no_json_is_refused():
         key({"a": {1, 2}})
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers() | st.text(), max_size=4))
 def test_a_derived_seed_is_one_that_generators_take(parts):
     assert 0 <= derived_seed(*parts) < 2**63

@@ -1,16 +1,13 @@
 """The pages that are written from the code say what the code says."""
 
 import re
-import tomllib
 from pathlib import Path
 
 import pytest
 
-import bench_plugins
 from bench import hookspecs, plugins, reference, spec
 
 ROOT = Path(__file__).parent.parent
-PLUGINS = Path(bench_plugins.__file__).parent
 
 
 @pytest.fixture(scope="module")
@@ -28,13 +25,6 @@ def test_every_hook_has_a_section():
     for name in vars(hookspecs):
         if name.startswith("register_"):
             assert f"def {name}(" in page
-
-
-def test_each_plugin_file_has_its_entry_point():
-    points = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["bench"]
-    files = [path for path in PLUGINS.glob("*.py") if "@hookimpl" in path.read_text()] + list(PLUGINS.glob("*/__init__.py"))
-    names = {path.stem if path.stem != "__init__" else path.parent.name for path in files}
-    assert points == {name: f"bench_plugins.{name}" for name in names}
 
 
 def test_every_plugin_loads(loaded):

@@ -101,7 +101,7 @@ def test_what_stands_behind_the_colon_is_the_argument(registry):
 
 
 def test_an_argument_may_hold_colons_itself(registry):
-    with pytest.raises(InvalidValue, match='"0.5:1"'):
+    with pytest.raises(InvalidValue, match=r'"0\.5:1"'):
         registry.resolve("explainer", "plain:0.5:1")
 
 

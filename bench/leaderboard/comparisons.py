@@ -104,11 +104,11 @@ def verdicts(board: Board, per_image: PerImage) -> dict[Column, Verdict]:
 
 def _compared(board: Board, column: Column, order: Sequence[Row], per_image: PerImage) -> list[Comparison]:
     """Against the best: the data chose it, so the family is every pair of rows. Against floors: every row with every floor it has."""
-    valued = [row for row in board.rows if board.value(row, column) is not None]
+    valued = board.valued(column)
     best = [(row, order[0]) for row in order[1:]]
-    floors = _floors(board, order)
+    floors = _floors(board, valued)
     floor = [(row, floors[row.augmenter][0]) for row in valued if not row.floor and row.augmenter in floors]
-    unaugmented = {row.explainer: row for row in order if row.plain} if board.kind == "explanations" else {}
+    unaugmented = {row.explainer: row for row in valued if row.plain} if board.kind == "explanations" else {}
     plain = [(row, unaugmented[row.explainer]) for row in valued if not row.plain and not row.floor and row.explainer in unaugmented]
     families = {"best": len(order) * (len(order) - 1) // 2, "floor": sum(len(floors[row.augmenter]) for row, _ in floor), "plain": len(plain)}
     comparisons = []

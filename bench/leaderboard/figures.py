@@ -9,7 +9,8 @@ from bench.leaderboard import statistics
 from bench.leaderboard.comparisons import PerImage, Verdict, image_matrix
 from bench.leaderboard.statistics import ALPHA, Values
 from bench.leaderboard.tables import Board, Column, Row
-from bench.leaderboard.text import number, slug
+from bench.leaderboard.text import number
+from bench.results import slug
 
 FEWEST, MOST, FEWEST_IMAGES = 3, 60, 10  # Methods and images that a figure is drawn for.
 

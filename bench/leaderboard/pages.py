@@ -12,8 +12,8 @@ from bench.errors import BenchError
 from bench.leaderboard import exports, figures
 from bench.leaderboard.comparisons import Against, PerImage, Verdict, disagreements, verdicts
 from bench.leaderboard.tables import Board, Column, Row, boards
-from bench.leaderboard.text import MISSING, column_digits, escaped, number, slug, with_interval
-from bench.results import read, rows_of
+from bench.leaderboard.text import MISSING, column_digits, escaped, number, with_interval
+from bench.results import read, rows_of, slug
 
 HEADER = "<!-- Written by `bench leaderboard` from the lines in data/. Changes by hand are lost. -->\n"
 TIED, NOT_ABOVE_FLOOR = "≈", "°"

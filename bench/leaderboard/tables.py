@@ -111,12 +111,15 @@ class Board:
         """Times belong to a machine and are not ranked."""
         return tuple(column for column in self.columns if column.machine is None)
 
-    def ranked(self, column: Column) -> list[Row]:
-        """The rows with a value, best first. A row without some of the seeds that most rows have is not ranked."""
+    def valued(self, column: Column) -> list[Row]:
+        """The rows with a value, best first."""
         values = {row: cell.value for row in self.rows if (cell := self.cells.get((row, column))) and cell.value is not None}
+        return sorted(values, key=lambda row: values[row], reverse=column.higher_is_better)
+
+    def ranked(self, column: Column) -> list[Row]:
+        """The same without the rows that lack some of the seeds that most rows have."""
         wanted = self.usual_seeds(column)
-        complete = [row for row in values if wanted <= _seeds(self.cells[row, column])]
-        return sorted(complete, key=lambda row: values[row], reverse=column.higher_is_better)
+        return [row for row in self.valued(column) if wanted <= _seeds(self.cells[row, column])]
 
     def best(self, column: Column) -> set[Row]:
         """The rows with the best value. With one row there is nothing to be better than."""
@@ -124,7 +127,7 @@ class Board:
         return {row for row in order if self.value(row, column) == self.value(order[0], column)} if len(order) > 1 else set()
 
     def usual_seeds(self, column: Column) -> Seeds:
-        """The seeds that the most rows have; of equally usual ones, the larger set."""
+        """The seeds that the most rows have; of equally usual sets, the smallest."""
         return self._usual_seeds.get(column, frozenset())
 
     @cached_property
@@ -133,7 +136,7 @@ class Board:
         for (_, column), cell in self.cells.items():
             if cell.value is not None:
                 counts[column][_seeds(cell)] += 1
-        return {column: max(found, key=lambda seeds: (found[seeds], len(seeds), str(sorted(seeds, key=str)))) for column, found in counts.items()}
+        return {column: max(found, key=lambda seeds: (found[seeds], -len(seeds), str(sorted(seeds, key=str)))) for column, found in counts.items()}
 
     @cached_property
     def seeds(self) -> list[int]:

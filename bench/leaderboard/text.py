@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-import re
 from collections.abc import Iterable
 
 from bench.leaderboard.tables import Cell
@@ -47,9 +45,3 @@ def escaped(text: str) -> str:
     for mark in "\\|<>`*_[]":
         text = text.replace(mark, f"\\{mark}" if mark not in "<>" else {"<": "&lt;", ">": "&gt;"}[mark])
     return " ".join(text.split())
-
-
-def slug(name: str) -> str:
-    """A file name for a name, whatever a plugin called it: letters, digits, dot, dash, underscore; never above its folder."""
-    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")
-    return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:6]}".strip("-")

@@ -224,6 +224,12 @@ def test_a_name_that_timm_does_not_have_is_refused(architecture, hint):
         built(architecture)
 
 
+@pytest.mark.parametrize("architecture", [SMALL_VIT, "convnext_atto"])
+def test_a_size_that_an_architecture_cannot_have_is_refused(architecture):
+    with pytest.raises(InvalidValue, match=f"timm:{architecture} cannot be built for images of 8x8"):
+        built(architecture, input_size=8)
+
+
 def test_the_architecture_stands_behind_the_colon():
     registry = Registry()
 
