@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,18 +12,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from bench import contexts
 from bench import plugins as plugin_loader
 from bench import spec as specs
-from bench.data import Preparation, labels_of, select
+from bench.data import Preparation, batches, labels_of, select
 from bench.errors import DeviceError, InvalidValue, did_you_mean
-from bench.explain import Selection, Subject, explain
+from bench.explain import Selection, Subject, explain, prepare
 from bench.interfaces import DatasetInfo, ImageData, Layer
-from bench.layers import find_stages
-from bench.plan import PREPARATION_IMAGES
+from bench.layers import evaluating, find_stages
+from bench.plan import ABOUT_MAPS, PREPARATION_IMAGES, lacks
 from bench.plan import make as make_plan
 from bench.registry import Registry, ResolvedPart
 from bench.reporting import store_folder
-from bench.runner import Observer, Outcome, Settings, execute
+from bench.runner import Observer, Outcome, Settings, Tracking, execute
 from bench.score import Costs, score
 from bench.store import Store
 
@@ -39,8 +41,12 @@ def data_folder(given: Path | str | None = None) -> Path | None:
 
 
 def prepare_device(device: str = "cpu", threads: int | None = None) -> str:
-    """Pin the threads and check that the device is there. Raises DeviceError where it is not."""
-    torch.set_num_threads(threads or os.cpu_count() or 1)
+    """Pin the threads and the arithmetic, and check that the device is there. Raises DeviceError where it is not."""
+    if threads:
+        torch.set_num_threads(threads)
+    if device.startswith("cuda"):  # fp32 is to mean fp32, and the same kernels are to be taken each time.
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.benchmark = False
+        torch.use_deterministic_algorithms(True, warn_only=True)
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise DeviceError(f"--device {device}: there is no GPU that torch {torch.__version__} can use.\nAvailable: cpu")
     if device.startswith("cuda") and ":" in device and int(device.split(":")[1]) >= torch.cuda.device_count():
@@ -68,12 +74,18 @@ def run(
     """
     registry = plugin_loader.load([Path(plugin) for plugin in plugins]).registry
     if isinstance(spec, (str, Path)):
-        spec = specs.make(specs.read(Path(spec)), str(spec))
+        spec = specs.make(specs.read(specs.find(str(spec))), str(spec))
     elif not isinstance(spec, specs.Spec):
         spec = specs.make(spec)
     device = prepare_device(device, threads)
     plan = make_plan(spec.completed(registry), registry, data_folder(data), device)
-    return execute(plan, Store(store_folder(store)), Settings(device, batch_size, retry_failed), observers)
+    watching = [*observers, *trackers_of(spec, registry)]
+    return execute(plan, Store(store_folder(store)), Settings(device, batch_size, retry_failed), watching)
+
+
+def trackers_of(spec: specs.Spec, registry: Registry, warn: Callable[[str], None] = warnings.warn) -> list[Tracking]:
+    """The trackers that a spec names."""
+    return [Tracking(registry.resolve("tracker", request).part, warn) for request in spec.trackers]
 
 
 def evaluate(
@@ -104,28 +116,29 @@ def evaluate(
     registry = plugin_loader.load([Path(plugin) for plugin in plugins]).registry
     chosen = specs.make({"explainers": tuple(explainers), "metrics": tuple(metrics), "images": images, "target": target}).completed(registry)
     test = _test_images(registry, dataset, data_folder(data))
-    subject = _subject(module, test.info, mean, std, layer, prepare_device(device, threads))
-    selection = Selection(test, select(labels_of(test), images, "test", test.info.fingerprint), chosen.target)
     resolved = [registry.resolve("metric", request) for request in chosen.metrics]
-    usable = [metric for metric in resolved if not {"training"} & set(metric.part.needs) and _fits(metric, test.info)]
-    before = module.training
+    usable = [metric for metric in resolved if "training" not in metric.part.needs and lacks(test.info, metric.part.needs) is None]
+    selection = Selection(test, select(labels_of(test), images, "test", test.info.fingerprint), chosen.target)
+    pinned = torch.get_num_threads()
     try:
-        module.eval()
-        rows = _rows_alone(subject, usable, selection, batch_size)
-        for request in chosen.explainers:
-            rows += _rows_explained(subject, registry.resolve("explainer", request), usable, selection, batch_size)
+        subject = _subject(module, test.info, mean, std, layer, prepare_device(device, threads))
+        with evaluating(subject.model):
+            _check_classes(subject, selection)
+            rows = _rows_alone(subject, usable, selection, batch_size)
+            for request in chosen.explainers:
+                rows += _rows_explained(subject, registry.resolve("explainer", request), usable, selection, batch_size)
     finally:
-        module.train(before)
-    return pd.DataFrame(rows, columns=["explainer", "metric", "value", "low", "high", "n", "unit", "higher_is_better"])
+        torch.set_num_threads(pinned)
+    frame = pd.DataFrame(rows, columns=["explainer", "metric", "value", "low", "high", "n", "unit", "higher_is_better"])
+    return frame.assign(explainer=pd.Series([row["explainer"] for row in rows], dtype=object))  # None stays None.
 
 
-ABOUT_MAPS = {"attributions", "explainer", "explain_cost"}
-
-
-def _fits(metric: ResolvedPart, info: DatasetInfo) -> bool:
-    needs = set(metric.part.needs)
-    places = {"masks": info.has_masks, "boxes": info.has_boxes} if {"masks", "boxes"} & needs else {}
-    return not places or any(there for need, there in places.items() if need in needs)
+def _check_classes(subject: Subject, selection: Selection) -> None:
+    """Raises InvalidValue where the network has another number of outputs than the data has classes."""
+    images = next(batches(selection.data, selection.indices[:2], 2, subject.size, subject.device))
+    outputs = contexts.forward(subject.model, images.inputs, 2).shape[1]
+    if outputs != subject.info.num_classes:
+        raise InvalidValue(f"the network has {outputs} outputs, and {subject.info.name} has {subject.info.num_classes} classes.")
 
 
 def _rows_alone(subject: Subject, metrics: Sequence[ResolvedPart], selection: Selection, batch_size: int | None) -> list[dict[str, Any]]:
@@ -138,11 +151,20 @@ def _rows_explained(
     subject: Subject, explainer: ResolvedPart, metrics: Sequence[ResolvedPart], selection: Selection, batch_size: int | None
 ) -> list[dict[str, Any]]:
     about = {metric.label: metric for metric in metrics if ABOUT_MAPS & set(metric.part.needs)}
-    preparation = Preparation(selection.data, selection.indices[:PREPARATION_IMAGES], subject.size, subject.device)
+    preparation = Preparation(selection.data, _others(selection), subject.size, subject.device)
     maps, cost = explain(subject, explainer.part, selection, preparation, batch_size=batch_size)
     parts = {label: metric.part for label, metric in about.items()}
-    found = score(subject, parts, selection, maps, explainer.part, None, Costs(explaining=cost), batch_size=batch_size)
+    state = prepare(subject, explainer.part, preparation, {}) if any("explainer" in part.needs for part in parts.values()) else None
+    found = score(subject, parts, selection, maps, explainer.part, state, Costs(explaining=cost), batch_size=batch_size)
     return [_row(explainer, about[label], outcome) for label, outcome in found.items()]
+
+
+def _others(selection: Selection) -> Tensor:
+    """Images to prepare an explainer on: some that are not explained, where there are any."""
+    free = torch.ones(len(selection.data), dtype=torch.bool)
+    free[selection.indices] = False
+    others = free.nonzero().flatten()
+    return (others if len(others) >= 2 else selection.indices)[:PREPARATION_IMAGES]
 
 
 def _row(explainer: ResolvedPart | None, metric: ResolvedPart, outcome: Any) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from bench.interfaces import KINDS, Batch, DatasetInfo, Explained, StepContext
 from bench.registry import Entry, Registry, ResolvedPart
 
 ROWS = 5
-DECIDED = 8.0
+DECIDED = 8.0  # How much larger the head's weights are than a new network's.
+MEAN = 0.4
 
 
 @dataclass(frozen=True)
@@ -90,15 +91,15 @@ def _require(holds: bool, otherwise: str) -> None:
 
 def network() -> testing.TinyNetwork:
     """A `TinyNetwork` in eval mode that tells tiny images apart, so that hiding pixels matters, and whose mean colour is not black."""
-    model, images = testing.TinyNetwork(), testing.tiny_data().images.float() / 255
-    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    model, images = testing.TinyNetwork().train(), testing.tiny_data().images.float() / 255
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0  # What it keeps of the images below is all it knows.
     with torch.no_grad():
-        for norm in norms:
-            norm.momentum = 1.0  # What it keeps of the images below is all it knows.
-        model.train()(images)
+        model(images)
         model.fc.weight.mul_(DECIDED)
         model.fc.bias.sub_(model.eval()(images).mean(0))
-        model.normalisation.mean.fill_(0.4)
+        model.normalisation.register_buffer("mean", torch.full((1, 3, 1, 1), MEAN))
     return model
 
 
@@ -192,7 +193,9 @@ def augment(part: ResolvedPart, model: testing.TinyNetwork, batch: Batch) -> Bat
 def training_step(part: ResolvedPart, model: testing.TinyNetwork, epoch: int = 8) -> StepContext:
     """The first step of an epoch of ten; late in the training every augmenter is at work."""
     info = testing.dataset_info(4, (16, 16), 3, class_counts=(40, 16, 16, 4))
-    return contexts.step_context(model, info, model.layers, model.layers, _explainer_of(part), key="check", epoch=epoch, epochs=10, progress=epoch / 10)
+    return contexts.step_context(
+        model, info, model.layers, model.layers, _explainer_of(part), key="check", epoch=epoch, epochs=10, progress=epoch / 10
+    )
 
 
 def _explainer_of(part: ResolvedPart) -> Any:

@@ -52,11 +52,11 @@ def _spec_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--precision", type=click.Choice(["fp32", "bf16"]), help="The same as --set recipe.precision=…"),
         click.option("--set", "settings", multiple=True, metavar="FIELD=VALUE", help="Any field of the spec, in TOML; may be given again."),
         click.option("--no-floors", is_flag=True, help="Leave the floors out: no augmentation, random and centre maps."),
-        click.option("--name", help="The name of the run.  [default: run]"),
+        click.option("--name", help="The name of the run.  [default: run-… from what it asks for]"),
         click.option("--data", type=click.Path(path_type=Path), help="The folder of your datasets.  [default: $BENCH_DATA]"),
         click.option("--store", type=click.Path(path_type=Path), help="The folder of finished jobs.  [default: $BENCH_STORE or bench-runs]"),
         click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N."),
-        click.option("--threads", type=click.IntRange(1), help="Processor threads.  [default: all cores]"),
+        click.option("--threads", type=click.IntRange(1), help="Processor threads.  [default: torch's own, one per core or OMP_NUM_THREADS]"),
     ]
     return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), _plugin_options(command))
 
@@ -89,6 +89,33 @@ def plan(**options: Any) -> None:
 
 
 @main.command()
+@click.argument("image", type=click.Path(path_type=Path))
+@click.option("--model", required=True, metavar="NAME", help="The network: a name, or a TOML table {name = …, weights = …}.")
+@click.option("--set", "settings", multiple=True, metavar="FIELD=VALUE", help="A parameter of the network, such as weights=FILE; may be given again.")
+@click.option("--explainers", metavar="A,B", help="Explainers, by name or as a TOML list.  [default: those of a run]")
+@click.option("--target", metavar="CLASS", help="The class to explain, by number or name.  [default: the predicted one]")
+@click.option("--layer", metavar="NAME", help="Where class-activation maps are taken.  [default: the network's own choice]")
+@click.option("--classes", metavar="N|FILE", help="How many classes there are, or a JSON list of their names.  [default: as many as the weights have]")
+@click.option("--dataset", metavar="NAME", help="What the network was trained on: names of classes, size of images.")
+@click.option("--data", type=click.Path(path_type=Path), help="The folder of your datasets.  [default: $BENCH_DATA]")
+@click.option("--size", type=click.IntRange(2), help="Height and width that the network sees, where it has no size of its own.")
+@click.option("--untrained", is_flag=True, help="Explain a network without weights all the same.")
+@click.option("--out", type=click.Path(path_type=Path), help="The picture.  [default: IMAGE-maps.png where the command runs]")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@click.option("--threads", type=click.IntRange(1), help="Processor threads.  [default: all cores]")
+@_plugin_options
+def explain(**options: Any) -> None:
+    """Draw the maps of several explainers for one photograph, IMAGE, side by side.
+
+    \b
+    bench explain dog.jpg --model timm:resnet50 --set weights=resnet50.pth --explainers gradcam,rise
+    """
+    from bench.explain_image import explain_command
+
+    explain_command(**options)
+
+
+@main.command()
 @click.argument("kind", required=False)
 @click.argument("part", required=False)
 @click.option("--write", "folder", type=click.Path(path_type=Path), help="Write hooks.md and methods.md of all that is installed to this folder.")
@@ -117,12 +144,20 @@ def results() -> None:
 
 @results.command("show")
 @click.argument("source", required=False, type=click.Path(path_type=Path))
-@click.option("--csv", is_flag=True, help="Comma-separated values, one line a number.")
-def results_show(source: Path | None, csv: bool) -> None:
+@click.option("--csv", "form", flag_value="csv", help="The same as --format csv.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "csv", "cells", "markdown", "latex", "bibtex"]),
+    default="table",
+    show_default=True,
+    help="Tables; comma-separated values, one line a number or (cells) one a cell of the tables; the papers of the methods.",
+)
+def results_show(source: Path | None, form: str) -> None:
     """Print the results of SOURCE, a file or folder of result lines.  [default: the runs of the store]"""
     from bench.reporting import show_results
 
-    show_results(source, csv)
+    show_results(source, form)
 
 
 @results.command("publish")

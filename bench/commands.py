@@ -12,7 +12,7 @@ from bench import checks, estimate, leaderboard, pictures, reference, reporting
 from bench import plan as plans
 from bench import plugins as plugin_loader
 from bench import spec as specs
-from bench.api import data_folder, prepare_device
+from bench.api import data_folder, prepare_device, trackers_of
 from bench.display import Display, name
 from bench.errors import InvalidValue
 from bench.interfaces import KINDS
@@ -39,14 +39,14 @@ def run_command(**options: Any) -> int:
     console.print(f"{total} jobs, {total - len(todo)} stored already, {estimate.spoken(expected) if todo else 'nothing to do'}", highlight=False)
     _refuse_long(expected, options["max_hours"])
     settings = Settings(device, options["batch_size"], not options["no_retry_failed"])
-    trackers = [loaded.registry.resolve("tracker", request).part for request in plan.spec.trackers]
+    trackers = trackers_of(plan.spec, loaded.registry, lambda text: console.print(text, style="yellow", markup=False, highlight=False))
     try:
         with Display(console, len(todo)) as display:
             outcome = execute(plan, store, settings, [display, *trackers])
     except KeyboardInterrupt:
         console.print("\nStopped. What is finished is stored; the same command carries on from here.")
         return 130
-    folder = reporting.keep(store.root, plan.spec.name, plan.spec.toml(), outcome.lines)
+    folder = reporting.keep(store, plan.spec.name, plan.spec.toml(), outcome.lines)
     figures = pictures.draw(plan, store, folder / "figures")
     leaderboard.write(folder / "data", folder)
     reporting.print_boards(console, outcome.lines)

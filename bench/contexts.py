@@ -119,6 +119,7 @@ def explain(model: nn.Module, explainer: Any, inputs: Tensor, targets: Tensor, c
     Raises ValueError where the explainer returns another shape or something that is not finite.
     """
     rows = len(inputs)
+    context.chunk = max(2, context.chunk)  # Two rows made of one are not to be parted again.
     if rows == 1:  # See `forward`.
         inputs, targets = pair_up(inputs), pair_up(targets)
         context.generators = [context.generators[0], clone_generator(context.generators[0])]

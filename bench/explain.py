@@ -15,7 +15,7 @@ from bench import contexts
 from bench.data import Preparation, batches
 from bench.environment import measuring
 from bench.interfaces import DatasetInfo, ImageData, Layer, Passes
-from bench.store import read_tensors, write_tensors
+from bench.store import read_tensors, write_tensors, writing
 
 SHARD_SECONDS = 20.0  # Work that a kill may cost.
 CHUNK_PIXELS = 64 * 224 * 224 // 4  # Images per forward times their pixels: 16 at 224 x 224 were fastest on a CPU.
@@ -46,7 +46,7 @@ class Selection:
     data: ImageData
     indices: Tensor
     target: TargetRule = "predicted"
-    seed: int = 0
+    seed: int = 0  # The training's, so that an interval over seeds holds what the explainer draws, too.
 
     def generators(self, purpose: str, indices: Tensor) -> list[torch.Generator]:
         """One stream per image, from the seed and the image's index."""
@@ -80,9 +80,9 @@ def explain(
     With a folder, finished shards are kept there and a restart goes on behind them.
     """
     size = batch_size_for(subject.image_size, batch_size)
-    shards, cost = _finished(folder)
+    shards, cost = _finished(folder, selection.indices)
     done = sum(len(shard["indices"]) for shard in shards)
-    state = _prepare(subject, explainer, preparation, cost)
+    state = prepare(subject, explainer, preparation, cost)
     fresh: list[dict[str, Tensor]] = []
     last = time.perf_counter()
     for images in batches(selection.data, selection.indices[done:], size, subject.size, subject.device):
@@ -97,15 +97,16 @@ def explain(
         done += len(maps)
         report({"step": done, "steps": len(selection.indices)})
         if folder is not None and time.perf_counter() - last > SHARD_SECONDS:
-            shards.append(_keep(folder, len(shards), fresh, cost))
+            with writing(folder):
+                shards.append(_keep(folder, shards, fresh, cost))
             fresh, last = [], time.perf_counter()
     return _joined([*shards, *fresh]), cost
 
 
-def _prepare(subject: Subject, explainer: Any, preparation: Preparation | None, cost: dict[str, Any]) -> Any:
-    """What the explainer wants to know before it explains; its passes are reported apart."""
-    prepare = getattr(explainer, "prepare", None)
-    if prepare is None:
+def prepare(subject: Subject, explainer: Any, preparation: Preparation | None, cost: dict[str, Any]) -> Any:
+    """What the explainer wants to know before it explains, None for most; its passes are put into `cost`, apart."""
+    own = getattr(explainer, "prepare", None)
+    if own is None:
         return None
     if preparation is None:
         raise ValueError("this explainer looks at data before it explains, and there is none")
@@ -117,7 +118,7 @@ def _prepare(subject: Subject, explainer: Any, preparation: Preparation | None, 
         contexts.counting(subject.model, context.passes),
         measuring(subject.device) as measured,
     ):
-        state = prepare(subject.model, preparation, context)
+        state = own(subject.model, preparation, context)
     cost["preparation"] = {"forward": context.passes.forward, "backward": context.passes.backward, "seconds": measured.seconds}
     return state
 
@@ -131,11 +132,16 @@ def _charge(cost: dict[str, Any], images: int, passes: Passes, seconds: float, p
     cost["peak_memory"] = max(cost["peak_memory"] or 0, peak) if peak is not None else cost["peak_memory"]
 
 
-def _finished(folder: Path | None) -> tuple[list[dict[str, Tensor]], dict[str, Any]]:
+def _finished(folder: Path | None, indices: Tensor) -> tuple[list[dict[str, Tensor]], dict[str, Any]]:
+    """The shards that are there, as far as they hold these images in this order, and what they cost."""
     cost: dict[str, Any] = {"images": 0, "forward": 0.0, "backward": 0.0, "seconds": 0.0, "peak_memory": None}
     files = [] if folder is None else sorted(folder.glob("shard-*.safetensors"))
-    shards = [read_tensors(file) for file in files]
-    for shard in shards:
+    shards: list[dict[str, Tensor]] = []
+    for file in files:
+        shard, done = read_tensors(file), cost["images"]
+        if not torch.equal(shard["indices"], indices[done : done + len(shard["indices"])]):
+            break  # Another process wrote here at the same time.
+        shards.append(shard)
         images, forward, backward, seconds, peak = shard.pop("cost").tolist()
         cost["images"] += int(images)
         cost["forward"] += forward
@@ -145,12 +151,14 @@ def _finished(folder: Path | None) -> tuple[list[dict[str, Tensor]], dict[str, A
     return shards, cost
 
 
-def _keep(folder: Path, number: int, fresh: Sequence[dict[str, Tensor]], cost: dict[str, Any]) -> dict[str, Tensor]:
+def _keep(folder: Path, earlier: Sequence[dict[str, Tensor]], fresh: Sequence[dict[str, Tensor]], cost: dict[str, Any]) -> dict[str, Tensor]:
     """Write one shard; its own cost is the cost so far less that of the shards before it."""
     shard = _joined(fresh)
-    before = _finished(folder)[1]
+    before = _finished(folder, torch.cat([each["indices"] for each in earlier]) if earlier else torch.empty(0))[1]
     own = [cost[name] - before[name] for name in ("images", "forward", "backward", "seconds")]
-    write_tensors(folder / f"shard-{number:05d}.safetensors", {**shard, "cost": torch.tensor([*own, cost["peak_memory"] or 0], dtype=torch.float64)})
+    write_tensors(
+        folder / f"shard-{len(earlier):05d}.safetensors", {**shard, "cost": torch.tensor([*own, cost["peak_memory"] or 0], dtype=torch.float64)}
+    )
     return shard
 
 

@@ -17,6 +17,15 @@ def canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
+def finite(value: Any) -> Any:
+    """The value with None in the place of every number that is none, so that it can be written as JSON."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: finite(inner) for name, inner in value.items()}
+    return [finite(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+
+
 def key(value: Any) -> str:
     """SHA-256 of the canonical JSON of a value, 64 hexadecimal digits."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()

@@ -8,19 +8,20 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from bench import environment
 from bench.data import labels_of, select
-from bench.errors import DataError
-from bench.interfaces import ImageData, Recipe
+from bench.errors import DataError, InvalidValue
+from bench.interfaces import DatasetInfo, ImageData, Recipe
 from bench.keys import SCHEMA, key
 from bench.registry import Registry, ResolvedPart
 from bench.spec import NO_NOISE, Spec
 
+ABOUT_MAPS = {"attributions", "explainer", "explain_cost"}  # Needs of metrics that score an explainer.
 PREPARATION_IMAGES = 256  # Training images that an explainer may look at before it explains.
 
 
@@ -45,7 +46,15 @@ class Data:
         try:
             return self.train
         except DataError:
+            if self.has_train:
+                raise
             return self.test
+
+    @property
+    def has_train(self) -> bool:
+        """Is there a training split, be it damaged? Data that cannot tell has one if it loads."""
+        splits = getattr(self.part.part, "splits", None)
+        return bool(splits is not None and "train" in splits(self.root))
 
     def __hash__(self) -> int:
         return id(self)
@@ -101,6 +110,7 @@ class Scoring:
 
 
 Job = Training | Explaining | Scoring
+J = TypeVar("J", Training, Explaining, Scoring)
 
 
 @dataclass(frozen=True)
@@ -119,11 +129,32 @@ class Plan:
         """Network by network: train, then explain and score."""
         for training in self.trainings:
             yield training
-            yield from (job for job in self.scorings if job.training is training and job.explaining is None)
-            for explaining in self.explainings:
-                if explaining.training is training:
-                    yield explaining
-                    yield from (job for job in self.scorings if job.explaining is explaining)
+            yield from self.scores_of(training)
+            for explaining in self.explainings_of(training):
+                yield explaining
+                yield from self.scores_of(explaining)
+
+    def explainings_of(self, training: Training) -> list[Explaining]:
+        """The explainers asked of one network."""
+        return self._explainings.get(training.key, [])
+
+    def scores_of(self, upstream: Training | Explaining) -> list[Scoring]:
+        """The metrics asked of one network, or of one explainer's maps for it."""
+        return self._scorings.get(upstream.key, [])
+
+    @cached_property
+    def _explainings(self) -> dict[str, list[Explaining]]:
+        groups: dict[str, list[Explaining]] = {}
+        for job in self.explainings:
+            groups.setdefault(job.training.key, []).append(job)
+        return groups
+
+    @cached_property
+    def _scorings(self) -> dict[str, list[Scoring]]:
+        groups: dict[str, list[Scoring]] = {}
+        for job in self.scorings:
+            groups.setdefault((job.explaining or job.training).key, []).append(job)
+        return groups
 
     def selection(self, data: Data) -> Tensor:
         """The test images that are explained and scored: seeded, as many of each class as can be."""
@@ -144,7 +175,12 @@ def make(spec: Spec, registry: Registry, root: Path | None, device: str) -> Plan
     trainings = list(_trainings(spec, registry, [Data(part, root) for part in parts["dataset"]], parts, noises, left_out))
     explainings = [_explaining(spec, training, explainer) for training in trainings for explainer in parts["explainer"]]
     scorings = list(_scorings(spec, trainings, explainings, parts["metric"], left_out, device))
-    return Plan(spec, tuple(trainings), tuple(explainings), tuple(scorings), tuple(dict.fromkeys(left_out)))
+    return Plan(spec, _distinct(trainings), _distinct(explainings), _distinct(scorings), tuple(dict.fromkeys(left_out)))
+
+
+def _distinct(jobs: Sequence[J]) -> tuple[J, ...]:
+    """A job asked for twice is done once."""
+    return tuple({job.key: job for job in jobs}.values())
 
 
 def _trainings(
@@ -155,22 +191,44 @@ def _trainings(
     noises: Sequence[ResolvedPart | None],
     left_out: list[str],
 ) -> Iterator[Training]:
-    floor = next((part for part in parts["augmenter"] if getattr(part.part, "floor", False)), None)
-    seen = set()
     for data, model, trainer in product(datasets, parts["model"], parts["trainer"]):
+        _check_weights(data, model, trainer)
         if not getattr(trainer.part, "fits", True):
             yield _training(spec, data, model, trainer, None, None, 0)
             continue
-        for noise, augmenter, seed in product(noises, parts["augmenter"], spec.seeds):
-            if why := _misfit(trainer, augmenter):
-                left_out.append(f"{trainer.label} x {augmenter.label}: {why}")
-                continue
+        augmenters, floor = _fitting(trainer, parts["augmenter"], left_out)
+        for noise, augmenter, seed in product(noises, augmenters, spec.seeds):
             training = _training(spec, data, model, trainer, augmenter, noise, seed)
             if floor is not None:
                 training = dataclasses.replace(training, floor=_training(spec, data, model, trainer, floor, noise, seed).key)
-            if training.key not in seen:
-                seen.add(training.key)
-                yield training
+            yield training
+
+
+def _check_weights(data: Data, model: ResolvedPart, trainer: ResolvedPart) -> None:
+    """Find out now whether the model's weights fit, and that there are some where nothing is trained."""
+    fits = bool(getattr(trainer.part, "fits", True))
+    weights = getattr(model.part, "weights", None)
+    if weights is not None:
+        with torch.random.fork_rng(devices=[]):
+            model.part.build((data.train if fits else data.test).info)
+    elif not fits and hasattr(model.part, "weights"):
+        raise InvalidValue(
+            f"trainer '{trainer.label}' trains nothing, and model '{model.label}' has no weights: its numbers would be those of chance.\n"
+            f'Give them: --set \'models=[{{name="{model.label}", weights="FILE"}}]\''
+        )
+
+
+def _fitting(trainer: ResolvedPart, augmenters: Sequence[ResolvedPart], left_out: list[str]) -> tuple[list[ResolvedPart], ResolvedPart | None]:
+    """The augmenters that go with a trainer, its floor first: costs relative to the floor are asked for after it is trained."""
+    fitting = []
+    for augmenter in augmenters:
+        why = _misfit(trainer, augmenter)
+        if why is None:
+            fitting.append(augmenter)
+        elif not getattr(augmenter.part, "floor", False):  # A floor is for the trainers it fits; nobody asked for it by name.
+            left_out.append(f"{trainer.label} x {augmenter.label}: {why}")
+    floor = next((augmenter for augmenter in fitting if getattr(augmenter.part, "floor", False)), None)
+    return sorted(fitting, key=lambda augmenter: augmenter is not floor), floor
 
 
 def _misfit(trainer: ResolvedPart, augmenter: ResolvedPart) -> str | None:
@@ -194,7 +252,7 @@ def _training(
     if fits:
         assert augmenter is not None
         identity |= {
-            "dataset": {"name": info.name, "fingerprint": info.fingerprint},
+            "dataset": info.fingerprint,  # What it is called, and where it lies, changes nothing.
             "augmenter": augmenter.identity(),
             "noise": None if noise is None else noise.identity(),
             "recipe": dataclasses.asdict(spec.recipe) | {"flip": spec.recipe.flip and info.flippable},
@@ -205,12 +263,9 @@ def _training(
 
 def _images(spec: Spec, training: Training, all_images: bool = False) -> dict[str, Any]:
     """What says which images were looked at, and how they went through the network."""
-    return {
-        "fingerprint": training.data.test.info.fingerprint,
-        "images": "all" if all_images else spec.images,
-        "target": spec.target,
-        "memory_format": spec.recipe.memory_format,
-    }
+    test = training.data.test
+    count = len(test) if all_images else min(spec.images, len(test))
+    return {"fingerprint": test.info.fingerprint, "images": count, "target": spec.target, "memory_format": spec.recipe.memory_format}
 
 
 def _explaining(spec: Spec, training: Training, explainer: ResolvedPart) -> Explaining:
@@ -225,9 +280,9 @@ def _scorings(
 ) -> Iterator[Scoring]:
     for metric in metrics:
         needs = metric.part.needs
-        about_maps = bool({"attributions", "explainer", "explain_cost"} & set(needs))
+        about_maps = bool(ABOUT_MAPS & set(needs))
         for training in trainings:
-            if why := _lacks(training, needs):
+            if why := "nothing is trained" if "training" in needs and not training.fits else lacks(training.data.test.info, needs):
                 left_out.append(f"{metric.label} on {training.data.part.label} with {training.trainer.label}: {why}")
                 continue
             if not about_maps:
@@ -238,16 +293,14 @@ def _scorings(
                     yield _scoring(spec, training, explaining, metric, device)
 
 
-def _lacks(training: Training, needs: Sequence[str]) -> str | None:
-    info = training.data.test.info
+def lacks(info: DatasetInfo, needs: Sequence[str]) -> str | None:
+    """What a metric needs and the data has not, in words; None where nothing is missing."""
     if "masks" in needs and "boxes" in needs:  # Either will do.
         return None if info.has_masks or info.has_boxes else "the data has neither masks nor boxes"
     if "masks" in needs and not info.has_masks:
         return "the data has no masks"
     if "boxes" in needs and not info.has_boxes:
         return "the data has no boxes"
-    if "training" in needs and not training.fits:
-        return "nothing is trained"
     if "multi_label" in needs and not info.multi_label:
         return "the data has one label per image"
     if "single_label" in needs and info.multi_label:
@@ -264,7 +317,9 @@ def _scoring(spec: Spec, training: Training, explaining: Explaining | None, metr
         "metric": metric.identity(),
         "images": _images(spec, training, all_images),
     }
-    if explaining is not None:
+    if explaining is None:
+        del identity["images"]["target"]  # No class is explained.
+    else:
         identity["explaining"] = explaining.key
     if "training" in metric.part.needs:
         identity["floor"] = training.floor

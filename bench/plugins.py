@@ -51,7 +51,7 @@ def load(files: Iterable[Path] = (), without: Iterable[str] = (), only: Iterable
             loaded.broken[point.name] = f"{type(error).__name__}: {error}"
             continue
         _register(loaded, module, point.name, _distribution(point))
-    for path in files:
+    for path in (path for path in files if path.stem not in skipped):
         _register(loaded, load_file(path), path.stem, str(path))
     return loaded
 

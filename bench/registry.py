@@ -14,6 +14,8 @@ from bench.errors import InvalidValue, PluginError, UnknownName, WeightsError, d
 from bench.interfaces import KINDS, ByContent, Reference
 from bench.keys import file_digest
 
+TRAITS = {"metric": ("higher_is_better", "category", "unit", "needs")}  # What a class of this kind says about itself.
+
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
@@ -90,6 +92,8 @@ class Registry:
                 f"two plugins bring a {kind} called '{chosen}': '{taken.plugin}' of {taken.distribution} and '{plugin}' of {distribution}.\n"
                 f"Rename one, or leave one out with --without-plugin {plugin}."
             )
+        if missing := [trait for trait in ("version", *TRAITS.get(kind, ())) if not hasattr(factory, trait)]:
+            raise PluginError(f"{where} registers {kind} '{chosen}' without {', '.join(missing)}. Give the class these as class attributes.")
         if unknown := set(defaults) - set(entry.fields):
             raise PluginError(f"{where} registers {kind} '{chosen}' with parameters it does not have: {', '.join(sorted(unknown))}.")
         self._entries[kind][chosen] = entry
@@ -107,7 +111,9 @@ class Registry:
     def resolve(self, kind: str, request: str | Mapping[str, Any]) -> ResolvedPart:
         """A part from `"gradcam"`, `"timm:vit_tiny_patch16_224"` or `{"name": "gradcam", "layer": "layer3", "as": "early"}`."""
         request = {"name": request} if isinstance(request, str) else dict(request)
-        written = str(request.pop("name", ""))
+        if "name" not in request:
+            raise InvalidValue(f'{kind} {json.dumps(request, default=str)} has no name. Write {{name = "…", parameter = value}}.')
+        written = str(request.pop("name"))
         label = str(request.pop("as", written))
         name, colon, argument = written.partition(":")
         entry = self.entry(kind, name)

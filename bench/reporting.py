@@ -11,10 +11,12 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from bench import leaderboard, results
 from bench.errors import InvalidValue, did_you_mean
+from bench.leaderboard import exports, pages
 from bench.leaderboard.tables import Board, Column, boards
 from bench.leaderboard.text import with_interval
 from bench.results import Line
@@ -33,21 +35,24 @@ def boards_folder(store: Path) -> Path:
     return store / "boards"
 
 
-def keep(store: Path, name: str, spec: str, lines: Iterable[Line]) -> Path:
+def keep(store: Store, name: str, spec: str, lines: Sequence[Line]) -> Path:
     """Write what a run found beside the store: its spec, its lines and the local boards. Returns the folder of the boards."""
-    folder = boards_folder(store)
-    runs = store / "runs"
+    folder = boards_folder(store.root)
+    runs = store.root / "runs"
     runs.mkdir(parents=True, exist_ok=True)
     (runs / f"{name}.toml").write_text(spec, encoding="utf-8")
-    for old in (folder / "data").glob(f"*/{name}.jsonl"):
+    for old in (folder / "data").glob(f"*/{name}.*"):
         old.unlink()
-    groups: dict[str, list[Line]] = {}
-    for line in lines:
-        groups.setdefault(line["dataset"]["name"], []).append(line)
-    for dataset, group in groups.items():
-        results.write(folder / "data" / results.slug(dataset) / f"{name}.jsonl", group)
+    for old in folder.glob("*.md"):
+        old.unlink()  # A page that no line speaks of any more would stay.
+    results.add(lines, _rows(store, lines), folder / "data", name)
     leaderboard.write(folder / "data", folder)
     return folder
+
+
+def _rows(store: Store, lines: Sequence[Line]) -> dict[str, list[float]]:
+    """Each line's value per image."""
+    return {line["key"]: _values(store, line["key"]) for line in lines if store.has(line["key"])}
 
 
 def print_boards(console: Console, lines: Iterable[Line]) -> None:
@@ -61,16 +66,18 @@ def print_boards(console: Console, lines: Iterable[Line]) -> None:
 def _terminal_table(board: Board, columns: Sequence[Column]) -> Table:
     about = board.about
     noise = f", label noise {about['noise']['label']}" if about["noise"] else ""
-    table = Table(title=f"{board.dataset}, {about['model']['label']}, {about['trainer']['label']}{noise}: {board.kind}", title_justify="left")
+    title = escape(f"{board.dataset}, {about['model']['label']}, {about['trainer']['label']}{noise}: {board.kind}")
+    table = Table(title=title, title_justify="left")
     for heading in ["augmenter", *(["explainer"] if board.kind == "explanations" else [])]:
         table.add_column(heading)
     for column in columns:
-        table.add_column(f"{column.label} {column.arrow}", justify="right")
+        table.add_column(escape(f"{column.label} {column.arrow}"), justify="right")
     best = {column: set() if column.machine else board.best(column) for column in columns}
     for row in board.rows:
         cells = [(board.cell(row, column), row in best[column]) for column in columns]
         texts = ["–" if cell is None or cell.value is None else (f"[bold]{_short(cell)}[/bold]" if first else _short(cell)) for cell, first in cells]
-        table.add_row(row.augmenter, *([row.explainer] if row.explainer else []), *texts, style="dim" if row.floor else None)
+        names = [row.augmenter, *([row.explainer] if row.explainer else [])]
+        table.add_row(*map(escape, names), *texts, style="dim" if row.floor else None)
     return table
 
 
@@ -78,17 +85,28 @@ def _short(cell: Any) -> str:
     return with_interval(cell).split(" [")[0]
 
 
-def show_results(source: Path | None, csv: bool) -> None:
-    """Print result lines of a file or folder as tables, or as comma-separated values."""
+def show_results(source: Path | None, form: str = "table") -> None:
+    """Print result lines of a file or folder: as tables, or in one of the other `FORMS`."""
     chosen = source or boards_folder(store_folder()) / "data"
-    files = [chosen] if chosen.is_file() else sorted(chosen.rglob("*.jsonl"))
-    if not files:
-        raise InvalidValue(f"there are no result lines in {chosen}.\nMake some: bench run")
-    if csv:
+    lines = results.lines_of(chosen)
+    if form == "csv":
         click.echo(results.frame(chosen).to_csv(index=False), nl=False)
-        return
-    unique = {line["key"]: line for file in files for line in results.read(file)}
-    print_boards(Console(), unique.values())
+    elif form == "table":
+        print_boards(Console(), lines)
+    else:
+        click.echo(FORMS[form](boards(lines)), nl=False)
+
+
+def _markdown(tables: Sequence[Board]) -> str:
+    return "\n\n".join(f"## {pages.title(table)}\n\n{pages.table_text(table)}" for table in tables) + "\n"
+
+
+FORMS = {
+    "cells": exports.boards_csv,
+    "latex": exports.latex,
+    "markdown": _markdown,
+    "bibtex": lambda tables: exports.bibtex(exports.papers(tables)),
+}
 
 
 def publish_run(name: str, store: Path | None, folder: Path) -> None:
@@ -100,15 +118,16 @@ def publish_run(name: str, store: Path | None, folder: Path) -> None:
         known = sorted({path.stem for path in (local / "data").glob("*/*.jsonl")})
         raise InvalidValue(f"the store {place} has no run called '{name}'.{did_you_mean(name, known)}\nRuns: {', '.join(known) or 'none'}")
     lines = [line for file in files for line in results.read(file)]
-    jobs = Store(place)
-    rows = {line["key"]: _values(jobs, line["key"]) for line in lines if jobs.has(line["key"])}
-    for path in results.publish(lines, rows, folder / "data", name):
+    for path in results.publish(lines, _rows(Store(place), lines), folder / "data", name):
         click.echo(path)
     free = {line["dataset"]["name"] for line in lines if line["dataset"]["redistributable"]}
     for dataset in sorted(free):
         for figure in sorted((local / "figures").glob(f"{dataset}-{name}*.png")):
             (folder / "figures").mkdir(parents=True, exist_ok=True)
             click.echo(shutil.copyfile(figure, folder / "figures" / figure.name))
+    if (spec := place / "runs" / f"{name}.toml").exists():
+        (folder / "runs").mkdir(parents=True, exist_ok=True)
+        click.echo(shutil.copyfile(spec, folder / "runs" / spec.name))
     for path in leaderboard.write(folder / "data", folder):
         click.echo(path)
 

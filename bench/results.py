@@ -7,12 +7,12 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import InvalidValue
-from bench.keys import SCHEMA
+from bench.keys import SCHEMA, finite
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,15 +26,7 @@ ABOUT_PARTS = ("label", "plugin", "distribution", "paper", "claim", "floor", "pe
 
 def dump(result: Line) -> str:
     """One line of text, names sorted. A number that is missing is null, never NaN."""
-    return json.dumps(_finite(result), sort_keys=True, ensure_ascii=False, allow_nan=False)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {name: _finite(inner) for name, inner in value.items()}
-    return [_finite(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+    return json.dumps(finite(result), sort_keys=True, ensure_ascii=False, allow_nan=False)
 
 
 def read(path: Path) -> Iterator[Line]:
@@ -45,6 +37,14 @@ def read(path: Path) -> Iterator[Line]:
                 yield migrated(json.loads(text))
             except (ValueError, TypeError, KeyError) as error:
                 raise InvalidValue(f"{path}, line {number} is not a result ({error}).") from None
+
+
+def lines_of(source: Path) -> list[Line]:
+    """Every line of a file or folder, each key once. Raises InvalidValue where there is none."""
+    files = [source] if source.is_file() else sorted(source.rglob("*.jsonl"))
+    if not files:
+        raise InvalidValue(f"there are no result lines in {source}.\nMake some: bench run")
+    return list({line["key"]: line for file in files for line in read(file)}.values())
 
 
 def migrated(result: Line) -> Line:
@@ -73,7 +73,7 @@ def _near(first: Any, second: Any, tolerance: float) -> bool:
         return math.isclose(first, second, rel_tol=tolerance, abs_tol=tolerance)
     if isinstance(first, dict) and isinstance(second, dict):
         return first.keys() == second.keys() and all(_near(first[name], second[name], tolerance) for name in first)
-    if isinstance(first, list) and isinstance(second, list):
+    if isinstance(first, (list, tuple)) and isinstance(second, (list, tuple)):
         return len(first) == len(second) and all(_near(*pair, tolerance) for pair in zip(first, second, strict=True))
     return bool(first == second)
 
@@ -84,35 +84,40 @@ def write(path: Path, lines: Iterable[Line]) -> None:
     path.write_text("".join(dump(each) + "\n" for each in sorted(lines, key=lambda each: each["key"])), encoding="utf-8")
 
 
-def publish(lines: Iterable[Line], rows: Mapping[str, list[float]], folder: Path, run: str) -> list[Path]:
+def publish(lines: Sequence[Line], rows: Mapping[str, list[float]], folder: Path, run: str) -> list[Path]:
     """Add lines to `<folder>/<dataset>/<run>.jsonl` and their per-image rows to the `.rows.jsonl.gz` beside it.
 
     Raises InvalidValue, before anything is written, for a key that is published already with another value.
     """
-    fresh: dict[str, list[Line]] = {}
-    for each in lines:
-        fresh.setdefault(each["dataset"]["name"], []).append(each)
     published = {each["key"]: (path, each) for path in sorted(folder.glob("*/*.jsonl")) for each in read(path)}
-    for each in (each for group in fresh.values() for each in group):
+    for each in lines:
         path, known = published.get(each["key"], (None, each))
         if not each["machine"] and not same(known, each):
             raise InvalidValue(
                 f"{path} has key {each['key'][:12]}… ({describe(each)}) as {known['value']}, and this run found {each['value']}.\n"
                 "Nothing was published. If the method changed, raise its version; if not, find out which of the two is wrong."
             )
-    return [path for dataset, group in fresh.items() for path in _add(folder / slug(dataset), run, group, rows, published)]
+    elsewhere = {key for key, (path, _) in published.items() if path.stem != run}
+    return add([each for each in lines if each["key"] not in elsewhere], rows, folder, run)
 
 
-def _add(folder: Path, run: str, lines: list[Line], rows: Mapping[str, list[float]], published: Mapping[str, Any]) -> list[Path]:
+def add(lines: Iterable[Line], rows: Mapping[str, list[float]], folder: Path, run: str) -> list[Path]:
+    """Add lines and rows to a run's files under `<folder>/<dataset>/`, whatever else is there."""
+    groups: dict[str, list[Line]] = {}
+    for each in lines:
+        groups.setdefault(each["dataset"]["name"], []).append(each)
+    return [path for dataset, group in groups.items() for path in _add(folder / slug(dataset), run, group, rows)]
+
+
+def _add(folder: Path, run: str, lines: list[Line], rows: Mapping[str, list[float]]) -> list[Path]:
     path = folder / f"{run}.jsonl"
-    elsewhere = {key for key, (where, _) in published.items() if where != path}
     merged = {each["key"]: each for each in (read(path) if path.exists() else ())}
-    merged |= {each["key"]: each for each in lines if each["key"] not in elsewhere}
+    merged |= {each["key"]: each for each in lines}
     write(path, merged.values())
     kept = folder / f"{run}.rows.jsonl.gz"
     known = read_rows(kept) if kept.exists() else {}
     known |= {key: values for key, values in rows.items() if key in merged}
-    text = "".join(json.dumps({"key": key, "values": [_finite(round(v, 6)) for v in values]}) + "\n" for key, values in sorted(known.items()))
+    text = "".join(json.dumps({"key": key, "values": [finite(float(f"{v:.7g}")) for v in values]}) + "\n" for key, values in sorted(known.items()))
     kept.write_bytes(gzip.compress(text.encode(), mtime=0))
     return [path, kept]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import time
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
@@ -16,7 +16,7 @@ from torch import Tensor
 from bench import contexts, environment
 from bench.data import Preparation, class_counts, labels_of, select
 from bench.errors import BenchError, StoreError
-from bench.explain import Selection, Subject, batch_size_for, explain
+from bench.explain import Selection, Subject, explain, prepare
 from bench.interfaces import Layer
 from bench.keys import SCHEMA, derived_seed
 from bench.plan import PREPARATION_IMAGES, Explaining, Job, Plan, Scoring, Training
@@ -36,6 +36,35 @@ class Observer(Protocol):
     def finished(self, job: Job, record: dict[str, Any]) -> None: ...
 
     def failed(self, job: Job, error: str) -> None: ...
+
+
+class Tracking:
+    """A tracker plugin as an observer. What goes wrong in it is said once, and stops no job."""
+
+    def __init__(self, tracker: Any, warn: Callable[[str], None] = lambda text: None) -> None:
+        self.tracker, self.warn, self.broken = tracker, warn, False
+
+    def started(self, job: Job) -> None:
+        self._tell("started", job)
+
+    def progress(self, job: Job, values: dict[str, Any]) -> None:
+        if "log" in values:
+            self._tell("epoch", job, values["log"])
+
+    def finished(self, job: Job, record: dict[str, Any]) -> None:
+        self._tell("finished", job, record)
+
+    def failed(self, job: Job, error: str) -> None:
+        """Trackers hear of what was done."""
+
+    def _tell(self, event: str, *arguments: Any) -> None:
+        if self.broken:
+            return
+        try:
+            getattr(self.tracker, event)(*arguments)
+        except Exception as error:  # A third party's, and no reason to lose a training.
+            self.broken = True
+            self.warn(f"tracker '{self.tracker.name}' raised {type(error).__name__}: {error}. It hears no more of this run.")
 
 
 @dataclass
@@ -63,6 +92,7 @@ def execute(plan: Plan, store: Store, settings: Settings = Settings(), observers
     A job that fails leaves its traceback in the store, its dependents undone, and the others as they were.
     """
     store.check_writable()
+    drop_stale(plan, store)
     runner = _Runner(plan, store, settings, observers)
     for training in plan.trainings:
         _Network(runner, training).carry_out()
@@ -75,6 +105,19 @@ def lines(plan: Plan, store: Store) -> Iterable[Line]:
     for job in plan.scorings:
         if store.has(job.key):
             yield result_line(plan, job, store.record(job.key))
+
+
+def drop_stale(plan: Plan, store: Store) -> list[Job]:
+    """Remove finished jobs that rest on other weights than their training's present ones, and return them: they are done again."""
+    stale: list[Job] = []
+    for training in plan.trainings:
+        weights = store.record(training.key)["weights"] if store.has(training.key) else None
+        explainings = plan.explainings_of(training)
+        resting: list[Job] = [*explainings, *plan.scores_of(training), *(job for each in explainings for job in plan.scores_of(each))]
+        stale += [job for job in resting if store.has(job.key) and store.record(job.key)["weights"] != weights]
+    for job in stale:
+        store.remove(job.key)
+    return stale
 
 
 def pending(plan: Plan, store: Store) -> list[Job]:
@@ -146,16 +189,15 @@ class _Network:
 
     def carry_out(self) -> None:
         runner, training = self.runner, self.training
-        explainings = [job for job in runner.plan.explainings if job.training is training]
-        alone = [job for job in runner.plan.scorings if job.training is training and job.explaining is None and runner.wanted(job)]
+        alone = [job for job in runner.plan.scores_of(training) if runner.wanted(job)]
         if runner.wanted(training) and not runner.attempt([training], self._train):
             return
         if not runner.store.has(training.key):
             return
         for all_images in (True, False):
             self._score([job for job in alone if job.all_images is all_images], None)
-        for explaining in explainings:
-            scorings = [job for job in runner.plan.scorings if job.explaining is explaining and runner.wanted(job)]
+        for explaining in runner.plan.explainings_of(training):
+            scorings = [job for job in runner.plan.scores_of(explaining) if runner.wanted(job)]
             if runner.wanted(explaining):
                 runner.attempt([explaining], lambda job=explaining: self._explain(job))
             if runner.store.has(explaining.key):
@@ -186,6 +228,8 @@ class _Network:
             record["cost"] = fit(job.trainer.part, module, data, job.augmenter.part, context)
             record["label_noise"] = _noise_record(job, data)
         weights = {name: tensor.detach().cpu() for name, tensor in module.state_dict().items()}
+        for explaining in runner.plan.explainings_of(job):
+            runner.store.drop_partial(explaining.key)  # Shards of other weights.
         runner.put(job, {**record, "weights": tensors_digest(weights)}, {"weights": weights})
 
     def _build(self) -> tuple[Any, Sequence[Layer], Sequence[Layer], tuple[int, int] | None]:
@@ -219,7 +263,7 @@ class _Network:
     def _selection(self, all_images: bool = False) -> Selection:
         data = self.training.data
         indices = torch.arange(len(data.test)) if all_images else self.runner.plan.selection(data)
-        return Selection(data.test, indices, self.runner.plan.spec.target)
+        return Selection(data.test, indices, self.runner.plan.spec.target, self.training.seed)
 
     @cached_property
     def _preparation(self) -> Preparation:
@@ -265,6 +309,7 @@ class _Network:
 
     def _score_now(self, jobs: Sequence[Scoring], explaining: Explaining | None) -> None:
         runner, start = self.runner, time.perf_counter()
+        self._check_machine(jobs, explaining)
         selection = self._selection(jobs[0].all_images)
         explanation = state = explainer = None
         costs = Costs(self._record["cost"], self._floor_cost(jobs))
@@ -277,7 +322,7 @@ class _Network:
             explanation, explainer = runner.store.tensors(explaining.key, "attributions"), explaining.explainer.part
             costs = Costs(costs.training, costs.floor_training, record["cost"])
             if any("explainer" in job.metric.part.needs for job in jobs) and hasattr(explainer, "prepare"):
-                state = self._prepared(explainer)
+                state = prepare(self._subject, explainer, self._preparation, {})
         metrics = {job.key: job.metric.part for job in jobs}
         scores = score(
             self._subject,
@@ -294,18 +339,25 @@ class _Network:
         for job in jobs:
             runner.put(job, _score_record(scores[job.key], self._record["weights"], seconds / len(jobs)), _score_files(scores[job.key]))
 
-    def _prepared(self, explainer: Any) -> Any:
-        subject = self._subject
-        context = contexts.explain_context(subject.model, subject.info, subject.target_layers, subject.stages, [contexts.generator("prepare")])
-        context.chunk = batch_size_for(subject.image_size)
-        with contexts.untouched(subject.model), torch.enable_grad():
-            return explainer.prepare(subject.model, self._preparation, context)
-
     def _floor_cost(self, jobs: Sequence[Scoring]) -> Any:
         floor = self.training.floor
         if floor is None or not any("training" in job.metric.part.needs for job in jobs):
             return None
-        return self.runner.store.record(floor)["cost"] if self.runner.store.has(floor) else None
+        if not self.runner.store.has(floor):
+            raise BenchError("the same training without augmentation, to compare with, is not there. The next run tries it again.")
+        return self.runner.store.record(floor)["cost"]
+
+    def _check_machine(self, jobs: Sequence[Scoring], explaining: Explaining | None) -> None:
+        """A time is a fact about the machine that took it. Raises BenchError where that is not this one."""
+        for job in jobs:
+            if not job.timed:
+                continue
+            sources = [key for key in (self.training.key, self.training.floor) if key and "training" in job.metric.part.needs]
+            sources += [explaining.key] if explaining and "explain_cost" in job.metric.part.needs else []
+            for key in sources:
+                taken = self.runner.store.record(key)["environment"]
+                if {name: taken[name] for name in ("hardware", "threads")} != job.identity["machine"]:
+                    raise BenchError(f"the time was taken on {taken['hardware']} with {taken['threads']} threads, not here.")
 
 
 def _explainer_of(job: Training) -> Any:

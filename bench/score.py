@@ -16,6 +16,8 @@ from bench.explain import Selection, Subject, batch_size_for, targets_for
 from bench.interfaces import Explained
 from bench.intervals import Interval, as_rows, over_images, over_images_of
 
+ONCE_IMAGES = 64  # Given to metrics that are asked once.
+
 
 @dataclass(frozen=True)
 class Score:
@@ -50,19 +52,24 @@ def score(
     report: Callable[[dict[str, Any]], None] = lambda progress: None,
 ) -> dict[str, Score]:
     """Score every metric, by the names they come with. Maps in `explanation` are those of `selection`, in its order."""
-    size = batch_size_for(subject.image_size, batch_size)
-    rows: dict[str, list[Tensor]] = {name: [] for name in metrics}
     per_image = {name: metric for name, metric in metrics.items() if getattr(metric, "per_image", True)}
-    once = {name: metric for name, metric in metrics.items() if name not in per_image}
-    done = 0
-    for images in batches(selection.data, selection.indices, size, subject.size, subject.device):
+    rows: dict[str, list[Tensor]] = {name: [] for name in metrics}
+
+    def ask(asked: Mapping[str, Any], images: Any, done: int, size: int) -> None:
         explained = _explained(subject, images, selection, explanation, done, size)
         context = _context(subject, explained, selection, explainer, state, costs, size)
-        todo = per_image if done else {**once, **per_image}  # What is not about images is asked for once, first, in peace.
-        for name, metric in todo.items():
+        for name, metric in asked.items():
             streams = [contexts.clone_generator(stream) for stream in context.generators]  # What one metric draws is nothing to the next.
             rows[name].append(metric(subject.model, explained, replace(context, generators=streams)).detach().cpu().double())
-        done += len(explained)
+
+    # What is not about images is asked once, first, in peace, of a batch that no flag changes.
+    if once := {name: metric for name, metric in metrics.items() if name not in per_image}:
+        first = next(batches(selection.data, selection.indices, ONCE_IMAGES, subject.size, subject.device))
+        ask(once, first, 0, batch_size_for(subject.image_size))
+    done, size = 0, batch_size_for(subject.image_size, batch_size)
+    for images in batches(selection.data, selection.indices if per_image else selection.indices[:0], size, subject.size, subject.device):
+        ask(per_image, images, done, size)
+        done += len(images.inputs)
         report({"step": done, "steps": len(selection.indices)})
     return {name: summarise(metric, torch.cat(rows[name])) for name, metric in metrics.items()}
 

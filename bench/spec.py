@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from bench.errors import InvalidValue, did_you_mean
 from bench.interfaces import Recipe
+from bench.keys import key
 from bench.registry import Registry, describe
 
 PartRequest = str | dict[str, Any]
@@ -26,7 +27,7 @@ class Spec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] = "run"
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]*$")] = ""  # If none is given: `run-` and six digits that stand for the rest.
     datasets: tuple[PartRequest, ...] = ()
     models: tuple[PartRequest, ...] = ()
     trainers: tuple[PartRequest, ...] = ()
@@ -71,7 +72,9 @@ class Spec(BaseModel):
                 raise InvalidValue(
                     f"the run names no {kind}, and no installed one calls itself default.\nName one with --{kind}s; installed: bench plugins {kind}"
                 )
-        return self.model_copy(update=lists)
+        completed = self.model_copy(update=lists)
+        name = self.name or f"run-{key(completed.model_dump(mode='json', exclude={'name'}))[:6]}"
+        return completed.model_copy(update={"name": name})
 
     def toml(self) -> str:
         """The spec as TOML that `bench run` reads back to the same spec."""
@@ -103,7 +106,10 @@ def make(values: Mapping[str, Any], source: str = "the spec") -> Spec:
             raise InvalidValue(
                 f"{source} has a field '{name}', which there is not.{did_you_mean(name, Spec.model_fields)}\nFields: {', '.join(Spec.model_fields)}"
             )
-    for name in values.get("recipe", {}):
+    recipe = values.get("recipe", {})
+    if not isinstance(recipe, Mapping):
+        raise InvalidValue(f"{source}: field 'recipe' is {recipe!r}. It is a table: [recipe], then one line for each field.")
+    for name in recipe:
         if name not in Recipe.__dataclass_fields__:
             known = Recipe.__dataclass_fields__
             raise InvalidValue(f"{source} has a field 'recipe.{name}', which there is not.{did_you_mean(name, known)}\nFields: {', '.join(known)}")
@@ -115,7 +121,7 @@ def make(values: Mapping[str, Any], source: str = "the spec") -> Spec:
 
 def merge(values: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
     """Apply `field=value` settings, values in TOML syntax and dots for tables: `recipe.epochs=3`. Bare words are text."""
-    merged = {**values, "recipe": dict(values.get("recipe", {}))}
+    merged = dict(values)
     for setting in settings:
         field, equals, text = setting.partition("=")
         if not equals:
@@ -123,10 +129,9 @@ def merge(values: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
         *tables, last = field.strip().split(".")
         target = merged
         for table in tables:
-            target = target.setdefault(table, {})
+            target[table] = dict(target.get(table, {})) if isinstance(target.get(table, {}), Mapping) else {}
+            target = target[table]
         target[last] = _parse(text.strip())
-    if not merged["recipe"]:
-        del merged["recipe"]
     return merged
 
 
@@ -156,7 +161,7 @@ def recipes_folder() -> Path:
 def find(source: str) -> Path:
     """A spec file by its path, or a recipe by its name. Raises InvalidValue naming the recipes there are."""
     path = Path(source)
-    if path.suffix == ".toml" or path.exists():
+    if path.suffix == ".toml" or path.is_file():
         return path
     known = sorted(recipe.stem for recipe in recipes_folder().glob("*.toml"))
     if source not in known:

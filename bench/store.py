@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import StoreError
+from bench.keys import finite
 
 
 class Store:
@@ -61,17 +62,19 @@ class Store:
             try:
                 for name, tensors in files.items():
                     write_tensors(folder / f"{name}.safetensors", tensors)
-                (folder / "record.json").write_text(json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n")
+                (folder / "record.json").write_text(json.dumps(finite(record), indent=1, sort_keys=True, allow_nan=False) + "\n")
                 folder.chmod(0o755)
                 self._move(folder, key)
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
-        shutil.rmtree(self.root / "partial" / key, ignore_errors=True)
+        self.drop_partial(key)
         self.failure(key).unlink(missing_ok=True)
 
     def _move(self, folder: Path, key: str) -> None:
         place = self.path(key)
         place.parent.mkdir(exist_ok=True)
+        if place.exists() and not self.has(key):
+            shutil.rmtree(place)  # Without a record it is nobody's.
         try:
             folder.rename(place)
         except OSError as error:
@@ -84,6 +87,10 @@ class Store:
         with writing(self.root):
             folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+    def drop_partial(self, key: str) -> None:
+        """Forget a job's unfinished work."""
+        shutil.rmtree(self.root / "partial" / key, ignore_errors=True)
 
     def failure(self, key: str) -> Path:
         """Where the traceback of a failed job lies."""
@@ -114,17 +121,21 @@ def writing(root: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise StoreError(f"the store {root} is full. Finished jobs are safe; make room and run the same command again.") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-            raise StoreError(f"the store {root} cannot be written: {error.strerror}. Name another with --store or BENCH_STORE.") from error
-        raise
+        raise StoreError(f"the store {root} cannot be written: {error.strerror}. Name another with --store or BENCH_STORE.") from error
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Any]) -> None:
     """Tensors to one safetensors file, moved into place when it is whole."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
+    write_bytes(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """A file that is either whole or not there. Its folder is made again if another process took it away."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
+    temporary.write_bytes(content)
     temporary.replace(path)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +20,7 @@ from bench.environment import measuring
 from bench.errors import TrainingDiverged
 from bench.interfaces import ArrayData, Batch, DatasetInfo, ImageData, Layer, Passes, Recipe, StepContext
 from bench.keys import derived_seed
+from bench.store import write_bytes, writing
 
 
 @dataclass
@@ -135,12 +136,8 @@ class FitContext:
         kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
         return kind(parameters, rate, weight_decay=recipe.weight_decay)
 
-    def schedule(self, optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
-        """The recipe's learning rate over `steps` steps; call `.step()` after each."""
-        return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_at(self.recipe, step / max(1, steps)))
-
     def set_rate(self, optimizer: torch.optim.Optimizer, progress: float, least: float = 0.0) -> None:
-        """The recipe's learning rate at a share of the training in [0, 1], for fits whose epochs differ in their steps.
+        """Set the recipe's learning rate for a share of the training in [0, 1]; call it before each step.
 
         It is a part of what each group started with (`initial_lr`). `least` is the part at which a cosine ends.
         """
@@ -214,7 +211,7 @@ class FitContext:
         """In the recipe's memory format."""
         if self.recipe.memory_format == "channels_last":
             return inputs.contiguous(memory_format=torch.channels_last)
-        return inputs
+        return inputs.contiguous()
 
     def step(self, model: nn.Module, data: TrainingData, epoch: int, step: int, steps: int, stream: str = "train") -> StepContext:
         """The context for one call of the augmenter."""
@@ -228,7 +225,7 @@ class FitContext:
             epoch=epoch,
             epochs=self.epochs_in_all,
             step=step,
-            progress=(epoch + step / steps) / self.epochs_in_all,
+            progress=(epoch * steps + step) / (steps * self.epochs_in_all),
             class_counts=class_counts(data.labels[data.indices], self.info.num_classes),
             log=self.average,
         )
@@ -281,6 +278,7 @@ class FitContext:
             )
         passes = {"forward": self.passes.forward - before.forward, "backward": self.passes.backward - before.backward}
         self.log.append({"epoch": epoch, "seconds": seconds, **sums, **passes, **means})
+        self.report({"epoch": epoch, "epochs": self.epochs_in_all, "step": 1, "steps": 1, "log": self.log[-1]})
 
     def _validate(self, model: nn.Module, data: TrainingData, epoch: int) -> None:
         if not len(data.validation):
@@ -304,11 +302,11 @@ class FitContext:
         if self.folder is None:
             return
         saved = {name: part.state_dict() for name, part in state.items() if hasattr(part, "state_dict")}
-        path = self.folder / "checkpoint.pt"
-        temporary = path.with_suffix(f".{os.getpid()}")
         passes = [self.passes.forward, self.passes.backward]
-        torch.save({"epoch": epoch + 1, "state": saved, "log": self.log, "passes": passes, "best": self._best}, temporary)
-        temporary.replace(path)
+        content = io.BytesIO()
+        torch.save({"epoch": epoch + 1, "state": saved, "log": self.log, "passes": passes, "best": self._best}, content)
+        with writing(self.folder):
+            write_bytes(self.folder / "checkpoint.pt", content.getvalue())
 
     def _resume(self, state: dict[str, Any]) -> int:
         path = None if self.folder is None else self.folder / "checkpoint.pt"

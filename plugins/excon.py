@@ -41,6 +41,7 @@ class PlainViews:
     """Leaves the two random views as they are."""
 
     name: ClassVar[str] = "plain-views"
+    floor: ClassVar[bool] = True
     version: ClassVar[int] = 1
     paper: ClassVar[str] = ""
     claim: ClassVar[str] = "formula verified"

@@ -30,15 +30,13 @@ class Standard:
 
     def fit(self, model: nn.Module, data: TrainingData, augmenter: Any, context: FitContext) -> None:
         optimizer = context.optimizer(model.parameters())
-        schedule = context.schedule(optimizer, context.recipe.epochs * context.steps_per_epoch(data))
-        for epoch in context.epochs(model, data, optimizer=optimizer, schedule=schedule, augmenter=augmenter):
+        for epoch in context.epochs(model, data, optimizer=optimizer, augmenter=augmenter):
             for batch, step in context.batches(model, data, epoch):
                 augmented = augmenter(model, batch, step)
                 loss = context.loss(model, augmenter, augmented, step)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
-                schedule.step()
             data = context.extended(augmenter, model, data, epoch)
 
 

@@ -30,6 +30,7 @@ EPOCHS = (0, 4, 8)  # Of ten: some augmenters only work after the first, some on
 PROJECTIONS = 8
 DIGITS = 5
 TOLERANCE = 1e-3  # Of the largest number: other processors and libraries round otherwise.
+TOLERANCES = {"lrp-gamma": 0.05}  # Its denominators come near zero; the kernels of two processors were seen to differ by 1 %.
 
 Digest = dict[str, list[float]]
 Known = dict[str, dict[str, Any]]
@@ -58,13 +59,14 @@ def digest(entry: Entry, registry: Registry) -> Digest:
     return {name: summary(tensor) for name, tensor in outputs.items()}
 
 
-def verdict(what: str, version: int, found: Digest, known: Mapping[str, Any] | None) -> str | None:
+def verdict(kind: str, name: str, version: int, found: Digest, known: Mapping[str, Any] | None) -> str | None:
     """What is wrong and what to do about it, or None where the output is what its version gave before."""
+    what = f"{kind} '{name}'"
     if known is None:
         return f"{what} has no entry in tests/golden. Type: {COMMAND}"
     if known["version"] != version:
         return f"{what} is version {version}, and its entry is of version {known['version']}. Type: {COMMAND}"
-    if not same(found, known["digest"]):
+    if not same(found, known["digest"], TOLERANCES.get(name, TOLERANCE)):
         return (
             f"the output of {what} is not what version {version} gave before.\n"
             "If that is not meant, it is a bug. If it is, stored results of it are no longer what it gives:\n"
@@ -73,13 +75,13 @@ def verdict(what: str, version: int, found: Digest, known: Mapping[str, Any] | N
     return None
 
 
-def same(found: Digest, known: Digest) -> bool:
-    return found.keys() == known.keys() and all(_near(found[name], known[name]) for name in found)
+def same(found: Digest, known: Digest, tolerance: float = TOLERANCE) -> bool:
+    return found.keys() == known.keys() and all(_near(found[name], known[name], tolerance) for name in found)
 
 
-def _near(found: list[float], known: list[float]) -> bool:
+def _near(found: list[float], known: list[float], tolerance: float) -> bool:
     scale = max(map(abs, known), default=0.0)
-    return len(found) == len(known) and all(abs(new - old) <= TOLERANCE * scale + 1e-9 for new, old in zip(found, known, strict=True))
+    return len(found) == len(known) and all(abs(new - old) <= tolerance * scale + 1e-9 for new, old in zip(found, known, strict=True))
 
 
 def summary(tensor: Tensor) -> list[float]:
@@ -156,7 +158,7 @@ def renewed(registry: Registry, kind: str, known: Known) -> tuple[Known, list[st
             print(f"{kind} {entry.name} is left out: {reason}")
             continue
         old = known.get(entry.name)
-        problem = verdict(f"{kind} '{entry.name}'", entry.version, found, old)
+        problem = verdict(kind, entry.name, entry.version, found, old)
         if old is not None and old["version"] == entry.version:
             entries[entry.name] = old  # Rounding is no reason for a line in a diff.
             refused += [problem] if problem else []

@@ -21,7 +21,8 @@ FLOORS = [
     "score display pictures checks",
     "runner estimate",
     "api",
-    "commands",
+    "explain_image",
+    "commands explain_image",
     "cli",
 ]
 LEVEL = {name: level for level, names in enumerate(FLOORS) for name in names.split()}

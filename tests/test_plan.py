@@ -45,6 +45,7 @@ def _copied(registry):
 @dataclass(frozen=True)
 class CallsAttack:
     name: ClassVar[str] = "calls-attack"
+    version: ClassVar[int] = 1
     augmenter_methods: ClassVar[tuple[str, ...]] = ("attack",)
 
     def fit(self, model, data, augmenter, context): ...
@@ -53,12 +54,14 @@ class CallsAttack:
 @dataclass(frozen=True)
 class OnlyForCalls(tiny_parts.Shade):
     name: ClassVar[str] = "only-for-calls"
+    version: ClassVar[int] = 1
     trainers: ClassVar[tuple[str, ...]] = ("calls-attack",)
 
 
 @dataclass(frozen=True)
 class HasAttack(tiny_parts.Shade):
     name: ClassVar[str] = "has-attack"
+    version: ClassVar[int] = 1
 
     def attack(self, model, views, context): ...
 
@@ -66,6 +69,7 @@ class HasAttack(tiny_parts.Shade):
 @dataclass(frozen=True)
 class SeveralLabels:
     name: ClassVar[str] = "several-labels"
+    version: ClassVar[int] = 1
 
     def load(self, split, root):
         data = tiny_data(24)
@@ -75,30 +79,35 @@ class SeveralLabels:
 @dataclass(frozen=True)
 class ForSeveralLabels(tiny_parts.LogitSum):
     name: ClassVar[str] = "for-several-labels"
+    version: ClassVar[int] = 1
     needs: ClassVar[tuple[str, ...]] = ("logits", "multi_label")
 
 
 @dataclass(frozen=True)
 class ForOneLabel(tiny_parts.LogitSum):
     name: ClassVar[str] = "for-one-label"
+    version: ClassVar[int] = 1
     needs: ClassVar[tuple[str, ...]] = ("logits", "single_label")
 
 
 @dataclass(frozen=True)
 class NeedsBoxes(tiny_parts.LogitSum):
     name: ClassVar[str] = "needs-boxes"
+    version: ClassVar[int] = 1
     needs: ClassVar[tuple[str, ...]] = ("attributions", "boxes")
 
 
 @dataclass(frozen=True)
 class NeedsAPlace(tiny_parts.LogitSum):
     name: ClassVar[str] = "needs-a-place"
+    version: ClassVar[int] = 1
     needs: ClassVar[tuple[str, ...]] = ("attributions", "masks", "boxes")
 
 
 @dataclass(frozen=True)
 class Timed(tiny_parts.LogitSum):
     name: ClassVar[str] = "timed"
+    version: ClassVar[int] = 1
     timed: ClassVar[bool] = True
 
 
@@ -107,6 +116,7 @@ class Another:
     seed: int = 0
 
     name: ClassVar[str] = "another"
+    version: ClassVar[int] = 1
 
     def build(self, info):
         return TinyNetwork(info.num_classes, self.seed)

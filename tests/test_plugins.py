@@ -19,6 +19,7 @@ from bench import hookimpl
 class Part:
     width: float = 1.0
     name: ClassVar[str] = "{name}"
+    version: ClassVar[int] = 1
 
 {decorator}
 def {hook}(register):

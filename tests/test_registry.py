@@ -24,6 +24,7 @@ class Plain:
     mode: Literal["batch", "elem"] = "batch"
 
     name: ClassVar[str] = "plain"
+    version: ClassVar[int] = 1
     argument: ClassVar[str] = "strength"
 
 
@@ -40,6 +41,7 @@ class Loads:
     weights: Annotated[Path | None, ByContent()] = None
 
     name: ClassVar[str] = "loads"
+    version: ClassVar[int] = 1
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class SaysItself:
     size: str = "small"
 
     name: ClassVar[str] = "says-itself"
+    version: ClassVar[int] = 1
 
     def identity(self):
         return {"resolved": f"{self.size}-2024"}
@@ -217,7 +220,7 @@ def test_two_kinds_may_share_a_name(registry):
 @pytest.mark.parametrize("name", ["a:b", "a,b", "a b", ""])
 def test_a_name_that_the_command_could_not_read_is_refused(registry, name):
     with pytest.raises(PluginError, match=r"plugin 'mine' of mine-dist 1\.0 registers Named"):
-        add(registry, "explainer", dataclass(frozen=True)(type("Named", (), {"name": name, "__module__": __name__})))
+        add(registry, "explainer", dataclass(frozen=True)(type("Named", (), {"name": name, "version": 1, "__module__": __name__})))
 
 
 def test_a_plus_is_for_augmenters_in_a_row(registry):
@@ -230,6 +233,18 @@ def test_a_plus_is_for_augmenters_in_a_row(registry):
 def test_only_a_dataclass_is_a_factory(registry, factory):
     with pytest.raises(PluginError, match=r"@dataclass\(frozen=True\)"):
         add(registry, "explainer", factory)
+
+
+@pytest.mark.parametrize(
+    ("kind", "factory", "missing"),
+    [
+        ("explainer", type("Bare", (), {"name": "bare"}), "version"),
+        ("metric", type("Bare", (), {"name": "bare", "version": 1}), "higher_is_better, category, unit, needs"),
+    ],
+)
+def test_a_part_says_what_its_kind_has_to_say(registry, kind, factory, missing):
+    with pytest.raises(PluginError, match=rf"registers {kind} 'bare' without {missing}"):
+        add(registry, kind, dataclass(frozen=True)(factory))
 
 
 def test_a_variant_of_a_parameter_that_is_not_there_is_refused(registry):

@@ -76,7 +76,6 @@ def test_a_part_with_another_parameter_is_another():
     assert not results.same(one, other)
 
 
-@pytest.mark.xfail(strict=True, reason="a line in memory holds the milestones of its recipe as a tuple, and a tuple is never near a list")
 def test_a_line_is_the_same_before_and_after_the_file(ran, tmp_path):
     (found,) = ran().lines
     results.write(tmp_path / "run.jsonl", [found])

@@ -152,6 +152,7 @@ def test_maps_of_other_images_are_refused(subject):
 @dataclass(frozen=True)
 class Targets:
     name: ClassVar[str] = "targets"
+    version: ClassVar[int] = 1
 
     def __call__(self, model, inputs, targets, context):
         return targets.float().view(-1, 1, 1, 1).expand(-1, 1, *inputs.shape[2:])

@@ -32,6 +32,7 @@ class Data:
     test_images: Annotated[int, Field(ge=4)] = 24
 
     name: ClassVar[str] = "tiny"
+    version: ClassVar[int] = 1
 
     def load(self, split: str, root: Path | None) -> ArrayData:
         train = split == "train"
@@ -43,6 +44,7 @@ class Network:
     """bench.testing's TinyNetwork, its weights drawn from the global stream as the hook asks."""
 
     name: ClassVar[str] = "tiny-net"
+    version: ClassVar[int] = 1
 
     def build(self, info):
         return TinyNetwork(info.num_classes, seed=int(torch.randint(2**31, ())))
@@ -61,6 +63,7 @@ class Shade:
     strength: Annotated[float, Field(ge=0, le=1)] = 0.5
 
     name: ClassVar[str] = "shade"
+    version: ClassVar[int] = 1
 
     def __call__(self, model, batch: Batch, context) -> Batch:
         shares = 1 - self.strength * torch.rand(len(batch), 1, 1, 1, generator=context.generator)
@@ -72,6 +75,7 @@ class MortalAugmenter:
     """Changes nothing."""
 
     name: ClassVar[str] = "mortal"
+    version: ClassVar[int] = 1
 
     def __call__(self, model, batch: Batch, context) -> Batch:
         if context.epoch != 99:
@@ -84,6 +88,7 @@ class BreakingAugmenter:
     """Raises in the first step of a training."""
 
     name: ClassVar[str] = "breaks"
+    version: ClassVar[int] = 1
 
     def __call__(self, model, batch: Batch, context) -> Batch:
         raise Broken("the augmenter broke")
@@ -97,6 +102,7 @@ class Slope:
     weights: Annotated[Path | None, ByContent()] = None
 
     name: ClassVar[str] = "slope"
+    version: ClassVar[int] = 1
     argument: ClassVar[str] = "power"
 
     def __call__(self, model, inputs, targets, context):
@@ -110,6 +116,7 @@ class FarFromMean:
     """How far each pixel is from the mean of the images it was prepared on."""
 
     name: ClassVar[str] = "far-from-mean"
+    version: ClassVar[int] = 1
 
     def prepare(self, model, data, context):
         return torch.cat([inputs for inputs, _ in data.batches(16)]).mean(0)
@@ -125,6 +132,7 @@ class Inherited:
     explainer: Annotated[str, Reference("explainer")] = "slope"
 
     name: ClassVar[str] = "inherited"
+    version: ClassVar[int] = 1
 
     def __call__(self, model, inputs, targets, context):
         return 2 * inputs.mean(1, keepdim=True)
@@ -135,6 +143,7 @@ class MortalExplainer:
     """The gradient of the target."""
 
     name: ClassVar[str] = "mortal"
+    version: ClassVar[int] = 1
 
     def __call__(self, model, inputs, targets, context):
         if len(inputs) != 4:
@@ -147,6 +156,7 @@ class BreakingExplainer:
     """Raises."""
 
     name: ClassVar[str] = "breaks"
+    version: ClassVar[int] = 1
 
     def __call__(self, model, inputs, targets, context):
         raise Broken("the explainer broke")
@@ -157,6 +167,7 @@ class Inside:
     """The mean of the map on the object."""
 
     name: ClassVar[str] = "inside"
+    version: ClassVar[int] = 1
     higher_is_better: ClassVar[bool] = True
     category: ClassVar[str] = "localisation"
     unit: ClassVar[str] = ""
@@ -171,6 +182,7 @@ class MortalMetric(Inside):
     """The mean of the map on the object."""
 
     name: ClassVar[str] = "mortal"
+    version: ClassVar[int] = 1
 
     def __call__(self, model, explained, context):
         if len(explained) != 4:
@@ -183,6 +195,7 @@ class BreakingMetric(Inside):
     """Raises."""
 
     name: ClassVar[str] = "breaks"
+    version: ClassVar[int] = 1
 
     def __call__(self, model, explained, context):
         raise Broken("the metric broke")
@@ -193,6 +206,7 @@ class LogitSum:
     """The sum of the logits: scored without any map."""
 
     name: ClassVar[str] = "logit-sum"
+    version: ClassVar[int] = 1
     higher_is_better: ClassVar[bool] = True
     category: ClassVar[str] = "prediction"
     unit: ClassVar[str] = "logits"
@@ -210,6 +224,7 @@ class Again(LogitSum):
     """How far the explainer's maps are from the same maps made again."""
 
     name: ClassVar[str] = "again"
+    version: ClassVar[int] = 1
     needs: ClassVar[tuple[str, ...]] = ("attributions", "explainer")
 
     def __call__(self, model, explained, context):
@@ -221,6 +236,7 @@ class PassesOverFloor(LogitSum):
     """Passes of the training over those of the training with the floor augmenter."""
 
     name: ClassVar[str] = "passes-over-floor"
+    version: ClassVar[int] = 1
     category: ClassVar[str] = "cost"
     needs: ClassVar[tuple[str, ...]] = ("training",)
     per_image: ClassVar[bool] = False
@@ -237,6 +253,7 @@ class Flip:
     share: Annotated[float, Field(ge=0, le=1)] = 0.5
 
     name: ClassVar[str] = "flip"
+    version: ClassVar[int] = 1
     argument: ClassVar[str] = "share"
 
     def __call__(self, labels, info, generator):

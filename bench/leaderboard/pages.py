@@ -9,7 +9,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from bench.errors import BenchError
-from bench.leaderboard import exports, figures
+from bench.leaderboard import exports, figures, reported
 from bench.leaderboard.comparisons import Against, PerImage, Verdict, disagreements, verdicts
 from bench.leaderboard.tables import Board, Column, Row, boards
 from bench.leaderboard.text import MISSING, column_digits, escaped, number, with_interval
@@ -26,6 +26,8 @@ Verdicts = Mapping[Column, Verdict]
 def build(data: Path) -> dict[str, str]:
     """The text of every page by its file name: README.md, for each dataset a page, its figures and its comparisons, and methods.bib."""
     pages: dict[str, str] = {}
+    printed = reported.read(data.parent / reported.FILE)
+    cited: list[Board] = []
     overview: list[list[str | int]] = []
     papers: dict[str, list[str]] = {}
     for folder in sorted({path.parent for path in data.glob("*/*.jsonl")}):
@@ -34,19 +36,25 @@ def build(data: Path) -> dict[str, str]:
         for name, group in groupby(tables, key=lambda table: table.dataset):
             found = list(group)
             pages |= dataset_pages(name, found, per_image, data)
+            cited += [table for table in found if any(each.dataset == table.dataset for each in printed)]
             overview.append(_overview_row(name, found))
             for paper, methods in exports.papers(found).items():
                 papers[paper] = sorted({*papers.get(paper, ()), *methods})
-    pages["README.md"] = _overview(overview, bool(papers))
+    pages["README.md"] = _overview(overview, bool(papers), bool(printed))
+    if printed:
+        pages["reported.md"] = reported.page(printed, cited, HEADER)
     if papers:
         pages["methods.bib"] = exports.bibtex(papers)
     return pages
 
 
 def write(data: Path, folder: Path) -> list[Path]:
-    """Write the pages; what stands there already and is the same is left alone."""
+    """Write the pages and remove those of lines that are gone; what stands there already and is the same is left alone."""
     written = []
-    for name, text in build(data).items():
+    pages = build(data)
+    for path in _stale(folder, pages):
+        path.unlink()
+    for name, text in pages.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if not _is(path, text):
@@ -57,13 +65,22 @@ def write(data: Path, folder: Path) -> list[Path]:
 
 def check(data: Path, folder: Path) -> None:
     """Raise BenchError naming the pages that are not what the lines say."""
-    wrong = [name for name, text in build(data).items() if not _is(folder / name, text)]
+    pages = build(data)
+    wrong = [name for name, text in pages.items() if not _is(folder / name, text)]
+    wrong += [str(path.relative_to(folder)) for path in _stale(folder, pages)]
     if wrong:
         raise BenchError(f"{', '.join(wrong)} in {folder} is not what the published lines say.\nWrite it again: bench leaderboard")
 
 
 def _is(path: Path, text: str) -> bool:
     return path.exists() and path.read_bytes() == text.encode()
+
+
+def _stale(folder: Path, pages: Mapping[str, str]) -> list[Path]:
+    """Files that only an earlier writing can have left."""
+    ours = [path for path in folder.glob("*.md") if path.read_text(encoding="utf-8").startswith(HEADER)]
+    ours += [*folder.glob("*-comparisons.csv"), *folder.glob("figures/*-ranks-*.svg")]
+    return sorted(path for path in ours if path.relative_to(folder).as_posix() not in pages)
 
 
 # The overview
@@ -76,12 +93,13 @@ def _overview_row(name: str, tables: Sequence[Board]) -> list[str | int]:
     return [page, *(", ".join(map(escaped, names)) for names in (augmenters, explainers)), sum(table.count for table in tables)]
 
 
-def _overview(rows: Sequence[Sequence[str | int]], with_papers: bool) -> str:
+def _overview(rows: Sequence[Sequence[str | int]], with_papers: bool, with_reported: bool) -> str:
+    beside = "\nWhat papers report, beside what is measured here: [reported.md](reported.md).\n" if with_reported else ""
     if not rows:
-        return f"{HEADER}\n# Leaderboards\n\nNothing is published yet.\n"
+        return f"{HEADER}\n# Leaderboards\n\nNothing is published yet.\n{beside}"
     table = tabulate(rows, ["dataset", "augmenters", "explainers", "results"], tablefmt="pipe")
     papers = "\nThe papers of the methods, to cite: [methods.bib](methods.bib).\n" if with_papers else ""
-    return f"{HEADER}\n# Leaderboards\n\n{table}\n{papers}\n{READING}"
+    return f"{HEADER}\n# Leaderboards\n\n{table}\n{beside}{papers}\n{READING}"
 
 
 READING = f"""## How to read a board
@@ -110,9 +128,11 @@ def dataset_pages(name: str, tables: Sequence[Board], per_image: PerImage, data:
     tested = []
     for heading, group in groupby(tables, key=_heading):
         page.append(f"## {heading}\n")
-        found = list(group)
-        page.append(setting(found[0]))
-        for table in found:
+        told = ""
+        for table in group:
+            if setting(table) != told:
+                told = setting(table)
+                page.append(told)
             judged = verdicts(table, per_image)
             tested.append((table, judged))
             drawn = figures.critical_differences(table, judged, per_image, f"{stem}-{len(tested)}")
@@ -122,7 +142,8 @@ def dataset_pages(name: str, tables: Sequence[Board], per_image: PerImage, data:
         files[f"{stem}-comparisons.csv"] = exports.comparisons_csv(tested)
         page.append(f"Every comparison with its interval, effect and p: [{stem}-comparisons.csv]({stem}-comparisons.csv).\n")
     page += [f"![Test images with the map of each explainer, by augmenter](figures/{figure.name})\n" for figure in _pictures(stem, data)]
-    page += _methods(tables)
+    environments = sorted({each for table in tables for each in table.environments})
+    page += [f"Computed with {'; '.join(map(escaped, environments))}.\n", *_methods(tables)]
     page.append("How to read a board: [README](README.md#how-to-read-a-board).\n")
     return {f"{stem}.md": "\n".join(page), **files}
 
@@ -149,6 +170,11 @@ def _pictures(stem: str, data: Path) -> list[Path]:
     return sorted((data.parent / "figures").glob(f"{stem}-*.png"))
 
 
+def title(table: Board) -> str:
+    """What the table is about, in a line."""
+    return f"{escaped(table.dataset)}, {_heading(table)}: {table.kind}"
+
+
 def _heading(table: Board) -> str:
     about = table.about
     noise = f", label noise {about['noise']['label']}" if about["noise"] else ""
@@ -158,15 +184,15 @@ def _heading(table: Board) -> str:
 def setting(table: Board) -> str:
     """What the rows have in common, in one paragraph."""
     about, recipe = table.about, table.about["recipe"]
-    first = f"Test images `{about['dataset']['fingerprint'][:19]}`, explained class: {about['images']['target']}."
-    made = f" Computed with {'; '.join(map(escaped, table.environments))}." if table.environments else ""
+    target = about["images"].get("target")
+    first = f"Test images `{about['dataset']['fingerprint'][:19]}`{f', explained class: {target}' if target else ''}."
     if recipe is None:
-        return f"{first} Nothing was trained; the weights are `{about['weights'][:19]}`.{made}\n"
+        return f"{first} Nothing was trained; the weights are `{about['weights'][:19]}`.\n"
     size = recipe["train_images"] or "all"
     seeds = ", ".join(str(seed) for seed in table.seeds)
     return (
         f"{first} Trained on {size} images for {recipe['epochs']} epochs, batches of {recipe['batch_size']}, {recipe['optimizer']} at "
-        f"{recipe['learning_rate']:g} ({recipe['schedule']}), {recipe['precision']}; reported model: {recipe['report']}; seeds {seeds}.{made}\n"
+        f"{recipe['learning_rate']:g} ({recipe['schedule']}), {recipe['precision']}; reported model: {recipe['report']}; seeds {seeds}.\n"
     )
 
 

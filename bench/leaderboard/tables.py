@@ -86,7 +86,8 @@ class Board:
     """One table: rows that may be compared, columns of metrics, and the cells that there are.
 
     about: model, trainer, noise, recipe, dataset, images and weights of the first line. parts: the augmenters, explainers
-    and metrics by their labels. environments: what the numbers were made with. count: result lines.
+    and metrics by their labels. environments: what the numbers were made with. count: result lines. identity: text that is
+    equal for lines that may stand in this table.
     """
 
     dataset: str
@@ -98,6 +99,7 @@ class Board:
     parts: Mapping[str, Mapping[str, Part]] = field(default_factory=dict)
     environments: tuple[str, ...] = ()
     count: int = 0
+    identity: str = ""
 
     def cell(self, row: Row, column: Column) -> Cell | None:
         return self.cells.get((row, column))
@@ -162,7 +164,7 @@ def boards(lines: Iterable[Line], curves: bool = False) -> list[Board]:
             group.environments.add(_environment(line["environment"]))
         group.add(line, curves)
     floors = {name for group in groups.values() for name in group.floor_augmenters}
-    return [group.board(floors) for _, group in sorted(groups.items())]
+    return [group.board(name, floors) for name, group in sorted(groups.items())]
 
 
 def _mark(*values: Any) -> bytes:
@@ -229,8 +231,11 @@ class _Group:
         return self._rows[mark]
 
     def _part(self, line: Line, kind: str) -> str:
+        """The identity of a part. Of several labels of one part the first in the alphabet stands, whichever came first."""
         identity = json.dumps(_identity(line[kind]), sort_keys=True)
-        self._parts[kind].setdefault(identity, line[kind])
+        known = self._parts[kind].setdefault(identity, line[kind])
+        if _label(line[kind]) < _label(known):
+            self._parts[kind][identity] = line[kind]
         return identity
 
     def _column(self, line: Line) -> str:
@@ -239,11 +244,13 @@ class _Group:
         if mark not in self._columns:
             where = machine and f"{machine['hardware']}, {_threads(machine)}"
             identity = json.dumps([_identity(metric), count, where], sort_keys=True)
-            self._metrics.setdefault(identity, (metric, count, where))
+            known, _, _ = self._metrics.setdefault(identity, (metric, count, where))
+            if _label(metric) < _label(known):
+                self._metrics[identity] = (metric, count, where)
             self._columns[mark] = identity
         return self._columns[mark]
 
-    def board(self, floors: set[str]) -> Board:
+    def board(self, identity: str, floors: set[str]) -> Board:
         rows, columns = self._named_rows(floors), self._named_columns()
         cells = {(rows[row], columns[column]): _cell(numbers) for (row, column), numbers in self._numbers.items()}
         self._numbers.clear()
@@ -257,6 +264,7 @@ class _Group:
             self._labelled_parts(columns),
             tuple(sorted(self.environments)),
             self.count,
+            identity,
         )
 
     def _named_rows(self, floors: set[str]) -> dict[tuple[str, str], Row]:
