@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,8 +91,8 @@ def trackers_of(spec: specs.Spec, registry: Registry, warn: Callable[[str], None
 def evaluate(
     module: nn.Module,
     dataset: str | Mapping[str, Any] | ImageData,
-    explainers: Sequence[str | Mapping[str, Any]] = (),
-    metrics: Sequence[str | Mapping[str, Any]] = (),
+    explainers: str | Sequence[str | Mapping[str, Any]] = (),
+    metrics: str | Sequence[str | Mapping[str, Any]] = (),
     *,
     images: int = 500,
     target: str = "predicted",
@@ -114,7 +114,8 @@ def evaluate(
     import pandas as pd
 
     registry = plugin_loader.load([Path(plugin) for plugin in plugins]).registry
-    chosen = specs.make({"explainers": tuple(explainers), "metrics": tuple(metrics), "images": images, "target": target}).completed(registry)
+    asked = {"explainers": explainers, "metrics": metrics, "images": images, "target": target}
+    chosen = specs.make(asked).completed(registry, kinds=("explainer", "metric"))
     test = _test_images(registry, dataset, data_folder(data))
     resolved = [registry.resolve("metric", request) for request in chosen.metrics]
     usable = [metric for metric in resolved if "training" not in metric.part.needs and lacks(test.info, metric.part.needs) is None]
@@ -143,8 +144,13 @@ def _check_classes(subject: Subject, selection: Selection) -> None:
 
 def _rows_alone(subject: Subject, metrics: Sequence[ResolvedPart], selection: Selection, batch_size: int | None) -> list[dict[str, Any]]:
     alone = {metric.label: metric for metric in metrics if not ABOUT_MAPS & set(metric.part.needs)}
-    found = score(subject, {label: metric.part for label, metric in alone.items()}, selection, batch_size=batch_size) if alone else {}
-    return [_row(None, alone[label], outcome) for label, outcome in found.items()]
+    everything = replace(selection, indices=torch.arange(len(selection.data)))
+    rows = []
+    for wide, images in ((True, everything), (False, selection)):
+        parts = {label: metric.part for label, metric in alone.items() if bool(getattr(metric.part, "all_images", False)) is wide}
+        found = score(subject, parts, images, batch_size=batch_size) if parts else {}
+        rows += [_row(None, alone[label], outcome) for label, outcome in found.items()]
+    return rows
 
 
 def _rows_explained(
@@ -196,13 +202,12 @@ def _test_images(registry: Registry, dataset: Any, root: Path | None) -> ImageDa
 def _subject(
     module: nn.Module, info: DatasetInfo, mean: Sequence[float] | None, std: Sequence[float] | None, layer: str | None, device: str
 ) -> Subject:
-    network = (
-        _Normalised(module, mean or (0.0,) * 3, std or (1.0,) * 3).to(device)
-        if mean or std or not hasattr(module, "normalisation")
-        else module.to(device)
-    )
+    channels = len(info.mean)
+    own = hasattr(module, "normalisation") and not (mean or std)
+    network = module if own else _Normalised(module, mean or (0.0,) * channels, std or (1.0,) * channels)
+    network = network.to(device)
     size = getattr(module, "input_size", None)
-    stages = find_stages(network, size or info.image_size)
+    stages = find_stages(network, size or info.image_size, channels)
     if layer is None:
         return Subject(network, info, stages[-1:], stages, device, size)
     modules = dict(module.named_modules())

@@ -92,10 +92,12 @@ def plan(**options: Any) -> None:
 @click.argument("image", type=click.Path(path_type=Path))
 @click.option("--model", required=True, metavar="NAME", help="The network: a name, or a TOML table {name = …, weights = …}.")
 @click.option("--set", "settings", multiple=True, metavar="FIELD=VALUE", help="A parameter of the network, such as weights=FILE; may be given again.")
-@click.option("--explainers", metavar="A,B", help="Explainers, by name or as a TOML list.  [default: those of a run]")
+@click.option("--explainers", required=True, metavar="A,B", help="Explainers, by name or as a TOML list.")
 @click.option("--target", metavar="CLASS", help="The class to explain, by number or name.  [default: the predicted one]")
 @click.option("--layer", metavar="NAME", help="Where class-activation maps are taken.  [default: the network's own choice]")
-@click.option("--classes", metavar="N|FILE", help="How many classes there are, or a JSON list of their names.  [default: as many as the weights have]")
+@click.option(
+    "--classes", metavar="N|FILE", help="How many classes there are, or a JSON list of their names.  [default: as many as the weights have]"
+)
 @click.option("--dataset", metavar="NAME", help="What the network was trained on: names of classes, size of images.")
 @click.option("--data", type=click.Path(path_type=Path), help="The folder of your datasets.  [default: $BENCH_DATA]")
 @click.option("--size", type=click.IntRange(2), help="Height and width that the network sees, where it has no size of its own.")
@@ -186,6 +188,38 @@ def leaderboard(data: Path | None, folder: Path, only_check: bool) -> None:
         return
     for path in pages.write(source, folder):
         click.echo(path)
+
+
+@main.command()
+@click.argument("before", type=click.Path(path_type=Path, exists=True))
+@click.argument("after", type=click.Path(path_type=Path, exists=True))
+@click.option("--every", is_flag=True, help="Every number that is another one, not only changed places.")
+@click.option("--tolerance", type=float, help="How much worse is a regression.  [default: more than the two intervals allow]")
+@click.option("--fail-on-regression", is_flag=True, help="Exit with 1 where a number is worse or gone.")
+def diff(before: Path, after: Path, every: bool, tolerance: float | None, fail_on_regression: bool) -> None:
+    """Say which numbers and ranks changed between two files or folders of result lines, and what else differs that may be why."""
+    from bench import compare, results
+
+    changes = compare.diff(results.lines_of(before), results.lines_of(after))
+    click.echo(compare.report(changes, tolerance, every))
+    sys.exit(1 if fail_on_regression and any(change.regressed(tolerance) for change in changes) else 0)
+
+
+@main.command()
+@click.argument("source", type=click.Path(path_type=Path, exists=True), default=Path("leaderboards"))
+@click.option("--key", "keys", multiple=True, metavar="KEY", help="Only lines whose key begins so; may be given again.")
+@click.option("--networks", type=click.IntRange(1), metavar="N", help="Only the lines of N networks.")
+@click.option("--tolerance", type=float, help="How far a number may be from the published one.  [default: half its interval]")
+@click.option("--store", type=click.Path(path_type=Path), help="Where to do the jobs.  [default: a fresh folder, removed at the end]")
+@click.option("--data", type=click.Path(path_type=Path), help="The folder of your datasets.  [default: $BENCH_DATA]")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@click.option("--threads", type=click.IntRange(1), help="Processor threads.  [default: all cores]")
+@_plugin_options
+def verify(**options: Any) -> None:
+    """Do the jobs of published lines again, and say whether their numbers hold. SOURCE is a file or folder of result lines."""
+    from bench.verify import verify_command
+
+    sys.exit(verify_command(**options))
 
 
 @main.command()

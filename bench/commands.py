@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench import checks, estimate, leaderboard, pictures, reference, reporting
+from bench import checks, estimate, gallery, leaderboard, pictures, reference, reporting
 from bench import plan as plans
 from bench import plugins as plugin_loader
 from bench import spec as specs
@@ -48,6 +48,7 @@ def run_command(**options: Any) -> int:
         return 130
     folder = reporting.keep(store, plan.spec.name, plan.spec.toml(), outcome.lines)
     figures = pictures.draw(plan, store, folder / "figures")
+    gallery.write(plan, store, folder / "gallery")
     leaderboard.write(folder / "data", folder)
     reporting.print_boards(console, outcome.lines)
     console.print(f"{outcome.done} jobs done, {len(outcome.failures)} failed.  Board: {folder / 'README.md'}", highlight=False, soft_wrap=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.leaderboard.tables import Board, Cell, Column, Row, boards
-from bench.leaderboard.text import column_digits, number, with_interval
+from bench.leaderboard.text import with_interval
 from bench.results import ABOUT_PARTS, Line
 
 MADE_OF = ("dataset", "images", "model", "trainer", "augmenter", "noise", "recipe", "explainer", "metric")  # Decides a number.
@@ -131,7 +131,7 @@ def _reasons(standings: Sequence[Standing | None], lines: Sequence[Mapping[str, 
     told = [f"seeds {_listed(old)} → {_listed(new)}"] if old.keys() != new.keys() else []
     for seed in sorted(old.keys() & new.keys(), key=str):
         if old[seed]["key"] != new[seed]["key"] or old[seed]["value"] != new[seed]["value"]:
-            return told + (_made_of(old[seed], new[seed]) or _made_where(old[seed], new[seed]))
+            return told + (made_of(old[seed], new[seed]) or _made_where(old[seed], new[seed]))
     return told
 
 
@@ -139,7 +139,8 @@ def _listed(seeds: Mapping[int | None, Any]) -> str:
     return ", ".join(sorted(map(str, seeds)))
 
 
-def _made_of(old: Line, new: Line) -> list[str]:
+def made_of(old: Line, new: Line) -> list[str]:
+    """What differs in what two numbers are made of: data, parts, parameters, recipe."""
     return [text for name in MADE_OF for text in _differences(old[name], new[name], name)]
 
 
@@ -181,15 +182,14 @@ def _passed(name: str, sides: Sequence[Standings], label: str) -> list[str]:
 def report(changes: Sequence[Change], tolerance: float | None = None, every: bool = False) -> str:
     """The changed places, the regressions and what is gone or new; with `every`, every number that is another one."""
     shown = [change for change in changes if every or change.moved or change.regressed(tolerance) or change.before is None or change.after is None]
-    lines = []
+    lines: list[str] = []
     table = None
     for change in shown:
         if change.table != table:
             table = change.table
             lines.append(f"{chr(10) if lines else ''}{table}")
-        lines.append(
-            f"  {change.column.label} {change.column.arrow}  {change.row.name}: {_told(change)}{'  REGRESSION' if change.regressed(tolerance) else ''}"
-        )
+        mark = "  REGRESSION" if change.regressed(tolerance) else ""
+        lines.append(f"  {change.column.label} {change.column.arrow}  {change.row.name}: {_told(change)}{mark}")
         lines += [f"      {reason}" for reason in change.reasons]
     moved, worse = sum(change.moved for change in changes), sum(change.regressed(tolerance) for change in changes)
     numbers = sum(change.differs for change in changes)
@@ -211,6 +211,4 @@ def _told(change: Change) -> str:
 
 def _value(standing: Standing | None) -> str:
     assert standing is not None
-    assert standing.cell.value is not None
-    cell = standing.cell
-    return with_interval(cell) if cell.interval else number(cell.value, column_digits([cell.value]))
+    return with_interval(standing.cell)

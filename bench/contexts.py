@@ -167,10 +167,9 @@ def step_context(
             return forward(model, inputs, chunk) if len(inputs) else inputs.new_zeros(0, info.num_classes)
 
     def features(model: nn.Module, inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
-        rows = len(inputs)
         with untouched(model), torch.enable_grad(), recording(stages) as outputs:
-            logits = model(pair_up(inputs))[:rows]
-        return logits, [stage.to_map(output)[:rows] for stage, output in zip(stages, outputs, strict=True) if output is not None]
+            logits = model(inputs)  # Not paired: what is handed out is what the logits depend on.
+        return logits, [stage.to_map(output) for stage, output in zip(stages, outputs, strict=True) if output is not None]
 
     def filled(kind: Fill, inputs: Tensor) -> Tensor:
         return fill(kind, inputs, mean_colour(model, inputs.shape[1]), [own] * len(inputs))

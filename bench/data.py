@@ -67,7 +67,8 @@ def fetch(data: ImageData, indices: Tensor, size: tuple[int, int] | None = None)
     images = torch.stack([_unit(sample.image) for sample in samples])
     labels = torch.stack([torch.as_tensor(sample.label) for sample in samples])
     masks = None if samples[0].masks is None else torch.stack([_union(sample) for sample in samples])
-    boxes = None if samples[0].boxes is None else [sample.boxes for sample in samples if sample.boxes is not None]
+    known = any(sample.boxes is not None for sample in samples)
+    boxes = [torch.zeros(0, 5) if sample.boxes is None else sample.boxes for sample in samples] if known else None
     return _resized(images, labels, indices, masks, boxes, size)
 
 

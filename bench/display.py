@@ -40,7 +40,7 @@ class Display:
         self.console, self.jobs, self.done, self.last = console, jobs, 0, time.perf_counter()
         columns = (
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             TextColumn("{task.completed:.0f}/{task.total:.0f} jobs"),
             TimeElapsedColumn(),

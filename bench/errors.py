@@ -26,6 +26,10 @@ class PluginError(BenchError):
     """A plugin that cannot be loaded, or that claims a name another plugin has."""
 
 
+class NameTaken(PluginError):
+    """Two plugins that register a part of one kind under one name."""
+
+
 class DataError(BenchError):
     """Images or labels that are missing, empty or unreadable."""
 

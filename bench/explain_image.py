@@ -75,7 +75,7 @@ class Explanation:
         return [(self.names[label], share) for share, label in zip(found.values.tolist(), found.indices.tolist(), strict=True)]
 
 
-def explain_command(image: Path, model: str, explainers: str | None, out: Path | None, **options: Any) -> None:
+def explain_command(image: Path, model: str, explainers: str, out: Path | None, **options: Any) -> None:
     """Draw the maps of one photograph, and print where they are, what the network sees, and what each map cost."""
     console = Console()
     path = _picture_path(image, out)
@@ -90,13 +90,13 @@ def explain_command(image: Path, model: str, explainers: str | None, out: Path |
     _print(console, found, path)
 
 
-def requested(registry: Registry, model: str, settings: Sequence[str], explainers: str | None) -> tuple[ResolvedPart, list[ResolvedPart]]:
-    """The network and the explainers (the default ones if none is named), resolved."""
+def requested(registry: Registry, model: str, settings: Sequence[str], explainers: str) -> tuple[ResolvedPart, list[ResolvedPart]]:
+    """The network and the explainers, resolved."""
     asked = _value("--model", model)
     network = {**(asked if isinstance(asked, dict) else {"name": asked}), **specs.merge({}, settings)}
-    wanted = _value("--explainers", explainers or "[]")
+    wanted = _value("--explainers", explainers)
     wanted = [part for part in wanted.split(",") if part] if isinstance(wanted, str) else wanted
-    spec = specs.make({"models": network, "explainers": wanted, "floors": False}, "the command").completed(registry)
+    spec = specs.make({"models": network, "explainers": wanted}, "the command")
     return registry.resolve("model", spec.models[0]), [registry.resolve("explainer", request) for request in spec.explainers]
 
 
@@ -191,13 +191,15 @@ def middle(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 def _names(classes: str | None, source: Data | None) -> Names | None:
     """The names of the classes, or None where only the weights can say how many there are."""
-    if classes is None:
-        return None if source is None else Names(tuple((name,) for name in source.test.info.class_names))
-    if not classes.isdigit():
-        return read_names(Path(classes))
-    if int(classes) < 2:
+    own = None if source is None else Names(tuple((name,) for name in source.test.info.class_names))
+    given = None if classes is None else _numbered(int(classes)) if classes.isdigit() else read_names(Path(classes))
+    if given is not None and len(given.of_class) < 2:
         raise InvalidValue(f"--classes {classes}: a network has two classes or more.")
-    return _numbered(int(classes))
+    if given and own and len(given.of_class) != len(own.of_class):
+        raise InvalidValue(
+            f"--classes {classes} names {len(given.of_class)} classes, and the data set has {len(own.of_class)}. Leave one of them out."
+        )
+    return given or own
 
 
 def _numbered(count: int) -> Names:
@@ -256,7 +258,8 @@ def _subject(network: ResolvedPart, names: Names | None, source: Data | None, si
         raise InvalidValue(f"--size {size[0]}: model '{_called(network)}' takes images of {own[0]}x{own[1]}. Leave --size out.")
     if own is None and shown is None:
         raise InvalidValue(
-            f"model '{_called(network)}' takes images of any size. Say the size that it was trained on: --size 32, or --dataset NAME for that of its data."
+            f"model '{_called(network)}' takes images of any size.\n"
+            "Say the size that it was trained on: --size 32, or --dataset NAME for that of its data."
         )
     return Subject(module, info, network.part.target_layers(module), network.part.stages(module), device, own or shown)
 
@@ -346,7 +349,7 @@ def _map(subject: Subject, explainer: ResolvedPart, selection: Selection, prepar
 
 def _draw(found: Explanation, path: Path, title: str) -> None:
     overlays = [Overlay(each.explainer, each.values.numpy(), f"{each.seconds:.2g} s · {_passes(each)}") for each in found.maps]
-    photograph = found.photograph.permute(1, 2, 0).numpy().astype(np.float32) / 255
+    photograph = (found.photograph.permute(1, 2, 0).float() / 255).numpy()
     try:
         side_by_side(photograph, found.likeliest, overlays, path, title)
     except OSError as error:

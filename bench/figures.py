@@ -79,7 +79,6 @@ def side_by_side(photograph: Picture, classes: Sequence[tuple[str, float]], over
     figure, axes = pyplot.subplots(
         rows, wide, figsize=(2.3 * wide + 0.2, (2.3 * height / width + 0.95) * rows + 0.3), squeeze=False, layout="constrained"
     )
-    figure.get_layout_engine().set(w_pad=0.06, h_pad=0.06)  # type: ignore[union-attr]
     figure.suptitle(title, fontsize=11, color=INK, x=0.012, ha="left", weight="bold")
     for axis in axes.flat:
         axis.set_axis_off()

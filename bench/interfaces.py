@@ -183,10 +183,10 @@ class Recipe:
     epochs: Annotated[int, Field(ge=1)] = 10
     batch_size: Annotated[int, Field(ge=2)] = 128
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
-    learning_rate: Annotated[float, Field(gt=0)] = 0.1
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.1
     momentum: Fraction = 0.9
     nesterov: bool = True
-    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5e-4
     schedule: Literal["constant", "cosine", "one-cycle", "step"] = "one-cycle"
     milestones: tuple[Fraction, ...] = (0.5, 0.75)  # Of the training, for "step": the rate is divided by ten at each.
     crop_padding: Annotated[int, Field(ge=0)] = 4

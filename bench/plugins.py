@@ -15,7 +15,7 @@ from typing import Any
 import pluggy
 
 from bench import hookspecs
-from bench.errors import PluginError
+from bench.errors import NameTaken, PluginError
 from bench.interfaces import KINDS
 from bench.registry import Registry
 
@@ -95,7 +95,7 @@ def _register(loaded: Loaded, module: ModuleType, plugin: str, distribution: str
 
         try:
             getattr(manager.hook, hook)(register=register)
-        except PluginError:
+        except NameTaken:
             raise
         except Exception as error:
             loaded.broken[plugin] = f"{hook} raised {type(error).__name__}: {error}"

@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from bench.errors import InvalidValue, PluginError, UnknownName, WeightsError, did_you_mean
+from bench.errors import InvalidValue, NameTaken, PluginError, UnknownName, WeightsError, did_you_mean
 from bench.interfaces import KINDS, ByContent, Reference
 from bench.keys import file_digest
 
@@ -88,7 +88,7 @@ class Registry:
         entry = Entry(kind, chosen, factory, dict(defaults), plugin, distribution)
         taken = self._entries[kind].get(chosen)
         if taken is not None:
-            raise PluginError(
+            raise NameTaken(
                 f"two plugins bring a {kind} called '{chosen}': '{taken.plugin}' of {taken.distribution} and '{plugin}' of {distribution}.\n"
                 f"Rename one, or leave one out with --without-plugin {plugin}."
             )

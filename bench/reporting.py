@@ -72,7 +72,7 @@ def _terminal_table(board: Board, columns: Sequence[Column]) -> Table:
         table.add_column(heading)
     for column in columns:
         table.add_column(escape(f"{column.label} {column.arrow}"), justify="right")
-    best = {column: set() if column.machine else board.best(column) for column in columns}
+    best = {column: board.best(column) if column.judged else set() for column in columns}
     for row in board.rows:
         cells = [(board.cell(row, column), row in best[column]) for column in columns]
         texts = ["–" if cell is None or cell.value is None else (f"[bold]{_short(cell)}[/bold]" if first else _short(cell)) for cell, first in cells]

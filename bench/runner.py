@@ -79,7 +79,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Settings:
-    """What changes how a run is carried out, but no number in it."""
+    """What changes how a run is carried out; beyond the rounding of another device, no number in it."""
 
     device: str = "cpu"
     batch_size: int | None = None
@@ -92,7 +92,6 @@ def execute(plan: Plan, store: Store, settings: Settings = Settings(), observers
     A job that fails leaves its traceback in the store, its dependents undone, and the others as they were.
     """
     store.check_writable()
-    drop_stale(plan, store)
     runner = _Runner(plan, store, settings, observers)
     for training in plan.trainings:
         _Network(runner, training).carry_out()
@@ -107,14 +106,12 @@ def lines(plan: Plan, store: Store) -> Iterable[Line]:
             yield result_line(plan, job, store.record(job.key))
 
 
-def drop_stale(plan: Plan, store: Store) -> list[Job]:
-    """Remove finished jobs that rest on other weights than their training's present ones, and return them: they are done again."""
-    stale: list[Job] = []
-    for training in plan.trainings:
-        weights = store.record(training.key)["weights"] if store.has(training.key) else None
-        explainings = plan.explainings_of(training)
-        resting: list[Job] = [*explainings, *plan.scores_of(training), *(job for each in explainings for job in plan.scores_of(each))]
-        stale += [job for job in resting if store.has(job.key) and store.record(job.key)["weights"] != weights]
+def drop_stale(plan: Plan, training: Training, store: Store) -> list[Job]:
+    """Remove finished jobs that rest on other weights than the training's present ones, and return them: they are done again."""
+    weights = store.record(training.key)["weights"]
+    explainings = plan.explainings_of(training)
+    resting: list[Job] = [*explainings, *plan.scores_of(training), *(job for each in explainings for job in plan.scores_of(each))]
+    stale = [job for job in resting if store.has(job.key) and store.record(job.key)["weights"] != weights]
     for job in stale:
         store.remove(job.key)
     return stale
@@ -189,11 +186,12 @@ class _Network:
 
     def carry_out(self) -> None:
         runner, training = self.runner, self.training
-        alone = [job for job in runner.plan.scores_of(training) if runner.wanted(job)]
         if runner.wanted(training) and not runner.attempt([training], self._train):
             return
         if not runner.store.has(training.key):
             return
+        drop_stale(runner.plan, training, runner.store)
+        alone = [job for job in runner.plan.scores_of(training) if runner.wanted(job)]
         for all_images in (True, False):
             self._score([job for job in alone if job.all_images is all_images], None)
         for explaining in runner.plan.explainings_of(training):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from bench.keys import key
 from bench.registry import Registry, describe
 
 PartRequest = str | dict[str, Any]
+COMPLETED = ("dataset", "model", "trainer", "augmenter", "explainer", "metric")
 NO_NOISE = "none"
 
 
@@ -61,10 +63,23 @@ class Spec(BaseModel):
         """One name may stand without its list."""
         return (value,) if isinstance(value, (str, dict)) else value
 
-    def completed(self, registry: Registry) -> Spec:
+    @field_validator("recipe", mode="before")
+    @classmethod
+    def _checked(cls, recipe: Any) -> Any:
+        """A recipe made in Python is checked like one that was read."""
+        return dataclasses.asdict(recipe) if isinstance(recipe, Recipe) else recipe
+
+    @field_validator("recipe")
+    @classmethod
+    def _can_report(cls, recipe: Recipe) -> Recipe:
+        if recipe.report == "best" and not recipe.validation:
+            raise ValueError("report = 'best' chooses by a validation part, and validation is 0")
+        return recipe
+
+    def completed(self, registry: Registry, kinds: Sequence[str] = COMPLETED) -> Spec:
         """With the registry's defaults where a list is empty, and the floors added unless they are switched off."""
         lists = {}
-        for kind in ("dataset", "model", "trainer", "augmenter", "explainer", "metric"):
+        for kind in kinds:
             asked = list(getattr(self, f"{kind}s")) or [entry.name for entry in registry.entries(kind) if _marked(entry, "default")]
             floors = [entry.name for entry in registry.entries(kind) if _marked(entry, "floor")] if self.floors else []
             lists[f"{kind}s"] = tuple([*(name for name in floors if name not in asked), *asked])
@@ -129,7 +144,9 @@ def merge(values: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
         *tables, last = field.strip().split(".")
         target = merged
         for table in tables:
-            target[table] = dict(target.get(table, {})) if isinstance(target.get(table, {}), Mapping) else {}
+            if not isinstance(target.get(table, {}), Mapping):
+                raise InvalidValue(f"--set {setting}: '{table}' is {target[table]!r}, and no table with fields of its own.")
+            target[table] = dict(target.get(table, {}))
             target = target[table]
         target[last] = _parse(text.strip())
     return merged
@@ -147,10 +164,10 @@ def _parse(text: str) -> Any:
 def _toml(value: Any) -> str:
     """A value in TOML; JSON's text, numbers and lists are TOML already, tables are not."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(name)} = {_toml(inner)}" for name, inner in value.items()) + "}"
+        return "{" + ", ".join(f"{_toml(name)} = {_toml(inner)}" for name, inner in value.items() if inner is not None) + "}"
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(_toml(inner) for inner in value) + "]"
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def recipes_folder() -> Path:

@@ -44,7 +44,10 @@ class Store:
         """The record of a finished job. Raises StoreError where it is missing or damaged."""
         file = self.path(key) / "record.json"
         try:
-            return dict(json.loads(file.read_text()))
+            record = json.loads(file.read_text())
+            if not isinstance(record, dict):
+                raise ValueError("it is no table")
+            return record
         except FileNotFoundError:
             raise StoreError(f"the store has no job {key[:12]}…: {file} is missing.") from None
         except ValueError as error:
@@ -119,9 +122,11 @@ def writing(root: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StoreError(f"the store {root} is full. Finished jobs are safe; make room and run the same command again.") from error
-        raise StoreError(f"the store {root} cannot be written: {error.strerror}. Name another with --store or BENCH_STORE.") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT):
+            raise StoreError(f"the store {root} cannot be written: {error.strerror}. Name another with --store or BENCH_STORE.") from error
+        raise
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Any]) -> None:
@@ -152,10 +157,11 @@ def read_tensors(path: Path) -> dict[str, Any]:
 
 def tensors_digest(tensors: Mapping[str, Any]) -> str:
     """`sha256:…` of names, types, shapes and bytes, in order of the names."""
+    import torch
 
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        digest.update(tensor.numpy().tobytes())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())  # NumPy has no bfloat16.
     return "sha256:" + digest.hexdigest()

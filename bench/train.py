@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from bench import contexts
 from bench.data import class_counts, crop_and_flip, fetch, labels_of, one_hot, select
 from bench.environment import measuring
-from bench.errors import TrainingDiverged
+from bench.errors import InvalidValue, TrainingDiverged
 from bench.interfaces import ArrayData, Batch, DatasetInfo, ImageData, Layer, Passes, Recipe, StepContext
 from bench.keys import derived_seed
 from bench.store import write_bytes, writing
@@ -86,6 +86,8 @@ def training_data(data: ImageData, recipe: Recipe, noise: Callable[[Tensor], Ten
     )
     kept = torch.ones(len(chosen), dtype=torch.bool)
     kept[held_out] = False
+    if not kept.any():
+        raise InvalidValue(f"recipe.validation = {recipe.validation} holds out all {len(chosen)} training images.")
     return TrainingData(data, labels if noise is None else noise(labels), chosen[kept], chosen[held_out], size)
 
 

@@ -34,6 +34,7 @@ class Standard:
             for batch, step in context.batches(model, data, epoch):
                 augmented = augmenter(model, batch, step)
                 loss = context.loss(model, augmenter, augmented, step)
+                context.set_rate(optimizer, step.progress)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()

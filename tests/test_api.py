@@ -85,7 +85,6 @@ def test_evaluate_leaves_a_network_in_eval_mode_as_it_found_it():
     assert testing.changed(before, model) == []
 
 
-@pytest.mark.xfail(strict=True, reason="train(before) puts every part of the network into the mode of the whole")
 def test_evaluate_leaves_a_network_with_a_frozen_part_as_it_found_it():
     model = frozen_in_part(TinyNetwork())
     before = testing.snapshot(model)
@@ -159,7 +158,6 @@ def test_a_metric_on_all_images_is_on_all_images_here_too():
     assert found[found.metric == "accuracy"].n.item() == 24
 
 
-@pytest.mark.xfail(strict=True, reason="the state of the explainer is not handed on to the metrics")
 def test_a_metric_that_explains_again_has_what_the_explainer_was_prepared_with():
     found = evaluate(TinyNetwork(), explainers=["far-from-mean"], metrics=["again"])
     assert found[found.explainer == "far-from-mean"].value.item() == 0
@@ -284,7 +282,6 @@ def test_data_that_is_not_there_is_an_error_before_anything_is_done(tmp_path, mo
     assert not (tmp_path / "other").exists()
 
 
-@pytest.mark.xfail(strict=True, reason="bench.run leaves the trackers of a spec out")
 def test_a_run_resolves_the_trackers_it_names(tmp_path):
     with pytest.raises(UnknownName, match="no tracker is called 'nosuch'"):
         run({**SPEC, "trackers": ["nosuch"]}, store=tmp_path)

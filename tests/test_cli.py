@@ -232,7 +232,6 @@ def test_two_plugins_with_one_name_are_both_named(bench, plugin):
     assert "--without-plugin" in said
 
 
-@pytest.mark.xfail(strict=True, reason="the error names the file, and --without-plugin leaves out installed plugins only")
 def test_the_advice_about_two_plugins_with_one_name_helps(bench, plugin):
     file = plugin("mine", EXPLAINER.format(name="gradcam"))
     _, _, said = bench("plan", *SMALL, "--plugin", file)

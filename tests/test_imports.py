@@ -15,7 +15,7 @@ FLOORS = [
     "errors keys intervals environment hookspecs figures",
     "interfaces store results",
     "layers fills registry leaderboard",
-    "contexts plugins spec reporting",
+    "contexts plugins spec reporting compare",
     "data testing reference",
     "plan train explain",
     "score display pictures checks",

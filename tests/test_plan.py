@@ -158,11 +158,11 @@ TWICE = pytest.mark.xfail(
         ("datasets", "tiny", {"name": "tiny"}),
         ("models", "tiny-net", {"name": "tiny-net"}),
         ("trainers", "standard", {"name": "standard"}),
-        pytest.param("trainers", "pretrained", {"name": "pretrained"}, marks=TWICE),
+        ("trainers", "pretrained", {"name": "pretrained"}),
         ("augmenters", "shade", {"name": "shade", "strength": 0.5}),
         ("label_noise", "flip:0.2", {"name": "flip", "share": 0.2}),
-        pytest.param("explainers", "slope", {"name": "slope"}, marks=TWICE),
-        pytest.param("metrics", "deletion", {"name": "deletion"}, marks=TWICE),
+        ("explainers", "slope", {"name": "slope"}),
+        ("metrics", "deletion", {"name": "deletion"}),
     ],
 )
 def test_asking_twice_for_the_same_part_is_asking_once(planned, kind, request_, again):

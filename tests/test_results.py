@@ -10,6 +10,7 @@ from synthetic import line, part
 
 from bench import reporting, results
 from bench.errors import InvalidValue
+from bench.store import Store
 
 
 def by_run(folder):
@@ -140,9 +141,9 @@ def test_a_time_may_be_measured_again(tmp_path):
     assert [each["value"] for each in results.read(tmp_path / "scenes/first.jsonl")] == [120.0]
 
 
-def test_rows_are_kept_to_six_decimals(tmp_path):
-    results.publish([line(0.5, key="aa")], {"aa": [1 / 3, -2 / 3, 1e-9]}, tmp_path, "first")
-    assert results.read_rows(tmp_path / "scenes/first.rows.jsonl.gz")["aa"] == [0.333333, -0.666667, 0.0]
+def test_rows_are_kept_to_seven_digits(tmp_path):
+    results.publish([line(0.5, key="aa")], {"aa": [1 / 3, -200 / 3, 1e-9]}, tmp_path, "first")
+    assert results.read_rows(tmp_path / "scenes/first.rows.jsonl.gz")["aa"] == [0.3333333, -66.66667, 1e-9]
 
 
 # Tables for pandas
@@ -188,18 +189,19 @@ def test_a_real_line_has_every_field_that_the_boards_read(ran, registry):
 
 
 def test_a_run_is_kept_as_its_spec_its_lines_and_its_boards_and_replaces_its_last_lines(tmp_path):
-    reporting.keep(tmp_path, "mine", "images = 3\n", [line(0.5, key="a"), line(0.6, key="b", dataset="digits")])
-    reporting.keep(tmp_path, "other", "", [line(0.7, key="c", augmenter="edda")])
-    folder = reporting.keep(tmp_path, "mine", "images = 4\n", [line(0.5, key="a")])
+    store = Store(tmp_path)
+    reporting.keep(store, "mine", "images = 3\n", [line(0.5, key="a"), line(0.6, key="b", dataset="digits")])
+    reporting.keep(store, "other", "", [line(0.7, key="c", augmenter="edda")])
+    folder = reporting.keep(store, "mine", "images = 4\n", [line(0.5, key="a")])
     assert (tmp_path / "runs/mine.toml").read_text() == "images = 4\n"
     assert sorted(str(path.relative_to(folder)) for path in folder.rglob("*.jsonl")) == ["data/scenes/mine.jsonl", "data/scenes/other.jsonl"]
     assert "edda" in (folder / "scenes.md").read_text()
+    assert not (folder / "digits.md").exists()
 
 
 @pytest.mark.parametrize("name", ["a/b", "../../elsewhere", "/tmp/elsewhere", ".."])
 def test_the_lines_of_a_dataset_stay_in_the_store_whatever_it_is_called(tmp_path, name):
-    store = tmp_path / "deep" / "store"
-    folder = reporting.keep(store, "mine", "", [line(0.5, dataset=name)])
+    folder = reporting.keep(Store(tmp_path / "deep" / "store"), "mine", "", [line(0.5, dataset=name)])
     assert {path.name for path in tmp_path.iterdir()} == {"deep"}
     assert {path.name for path in (tmp_path / "deep").iterdir()} == {"store"}
     assert len(list((folder / "data").glob("*/mine.jsonl"))) == 1

@@ -17,7 +17,6 @@ from bench.errors import StoreError
 from bench.interfaces import Curve
 from bench.store import Store, read_tensors, tensors_digest, write_tensors
 
-LONE_CHUNK = "context.chunk is 1, so the pair that a lone image becomes is split and each half is doubled again"
 MAPS_AND_NETWORK = {"metrics": ["deletion", "inside", "accuracy"], "explainers": ["slope", "random"]}
 
 
@@ -121,7 +120,7 @@ def test_the_evaluation_batch_changes_no_number(with_batches, size):
     assert {results.describe(one): (one["value"], other["value"]) for one, other in pairs if not results.same(one, other, 1e-6)} == {}
 
 
-@pytest.mark.parametrize("size", [pytest.param(1, marks=pytest.mark.xfail(strict=True, reason=LONE_CHUNK)), 7])
+@pytest.mark.parametrize("size", [1, 7])
 def test_the_evaluation_batch_changes_no_count_of_passes(with_batches, size):
     expected, found = ({name: value for name, value in values(with_batches[each]).items() if "passes" in name} for each in (64, size))
     assert expected == found
@@ -139,7 +138,6 @@ def test_other_cells_change_no_number(ran, tmp_path):
     assert all_same(by_key(alone), {key: line for key, line in by_key(amid).items() if key in by_key(alone)})
 
 
-@pytest.mark.xfail(strict=True, reason="a cost metric scored before the floor is trained is stored as missing for good")
 def test_a_metric_about_the_floor_does_not_depend_on_the_order_of_augmenters(ran, tmp_path):
     found = [
         values(ran(Store(tmp_path / names), augmenters=names.split(), metrics="passes-over-floor", explainers="random"))
@@ -235,7 +233,6 @@ def test_a_metric_that_says_nothing_of_any_image_is_stored_as_missing(ran, store
     assert (line["value"], line["interval"], line["n"], line["unscored"]) == (None, None, 0, 8)
 
 
-@pytest.mark.xfail(strict=True, reason="records refuse NaN, so the finished training is lost, and lost again by every retry")
 def test_a_value_in_the_log_that_is_no_number_does_not_lose_the_training(ran, monkeypatch):
     def logs_nan(self, model, batch, context):
         context.log(share=float("nan"))
@@ -245,7 +242,6 @@ def test_a_value_in_the_log_that_is_no_number_does_not_lose_the_training(ran, mo
     assert ran(augmenters="shade").failures == {}
 
 
-@pytest.mark.xfail(strict=True, reason="records refuse NaN, so the whole score is lost")
 def test_a_point_of_a_curve_that_is_no_number_does_not_lose_the_score(ran, monkeypatch):
     monkeypatch.setattr(loaded_parts().LogitSum, "curve", lambda self, rows: Curve([0.0, 1.0], [0.0, float("nan")], "x", "y"))
     (line,) = ran(metrics="logit-sum").lines
@@ -288,7 +284,6 @@ def test_scores_of_other_weights_are_not_passed_off_as_those_of_the_stored_netwo
         ran(metrics=["deletion", "accuracy"])
 
 
-@pytest.mark.xfail(strict=True, reason="the rename on to a folder without a record fails for ever with ENOTEMPTY")
 def test_an_unfinished_folder_in_the_place_of_a_job_does_not_block_it(ran, store, planned):
     (training,) = planned().trainings
     store.path(training.key).mkdir(parents=True)

@@ -138,15 +138,20 @@ def test_a_step_schedule_has_the_milestones_of_its_recipe():
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "one-cycle", "step"])
-def test_the_optimiser_gets_the_rate_of_each_step(schedule):
-    recipe = replace(RECIPE, schedule=schedule, epochs=4)
+def test_every_group_gets_its_own_share_of_the_rate(schedule):
+    recipe = replace(RECIPE, schedule=schedule)
     context = FitContext(recipe, dataset_info(4), 0, "key", "cpu", [], [])
-    optimizer = context.optimizer(nn.Linear(2, 2).parameters())
-    scheduler = context.schedule(optimizer, 8)
-    for step in range(8):
-        assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * rate_at(recipe, step / 8))
-        optimizer.step()
-        scheduler.step()
+    groups = [{"params": nn.Linear(2, 2).parameters()}, {"params": nn.Linear(2, 2).parameters(), "lr": 0.4}]
+    optimizer = context.optimizer(groups)
+    for progress in (0.5, 0.0, 0.125, 0.9):
+        context.set_rate(optimizer, progress)
+        rate = rate_at(recipe, progress)
+        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.1 * rate, 0.4 * rate])
+
+
+@pytest.mark.parametrize(("progress", "rate"), [(0.0, 1.0), (0.5, 0.55), (1.0, 0.1)])
+def test_a_cosine_may_end_above_nothing(progress, rate):
+    assert rate_at(Recipe(schedule="cosine"), progress, least=0.1) == pytest.approx(rate)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)])
@@ -266,7 +271,7 @@ def test_images_that_may_not_be_mirrored_are_not():
     "memory_format",
     [
         "channels_last",
-        pytest.param("contiguous", marks=pytest.mark.xfail(strict=True, reason="crops leave the images channels last, and nothing puts them back")),
+        "contiguous",
     ],
 )
 def test_batches_have_the_memory_format_of_the_recipe(memory_format):

@@ -143,7 +143,7 @@ def _latex_names(row: Row) -> list[str]:
 def _latex_column(table: Board, column: Column) -> dict[Row, str]:
     cells = {row: cell for row in table.rows if (cell := table.cell(row, column)) is not None and cell.value is not None}
     digits = column_digits(cell.value for cell in cells.values())
-    best = set() if column.machine else table.best(column)
+    best = table.best(column) if column.judged else set()
     found = {}
     for row, cell in cells.items():
         assert cell.value is not None

@@ -113,7 +113,7 @@ READING = f"""## How to read a board
   {NOT_ABOVE_FLOOR} marks what is not better than its floor by more than luck. What does not beat its floor has shown nothing.
 - {MISSING} stands for a number that is not there. It is never taken as zero or averaged around.
 - ‡ marks a row without some of the seeds that most rows have; it is not ranked.
-- Columns marked † are times. They belong to the machine named below the table and are not ranked.
+- What a method costs is not ranked. Columns marked † are times; they belong to the machine named below the table.
 - Where neither seeds nor images are shared, nothing is tested and nothing is marked: then only the intervals speak.
 """
 
@@ -220,8 +220,8 @@ def _column_name(column: Column) -> str:
 def _column_texts(table: Board, column: Column, verdict: Verdict | None) -> dict[Row, str]:
     cells = {row: cell for row in table.rows if (cell := table.cell(row, column)) is not None and cell.value is not None}
     digits = column_digits(cell.value for cell in cells.values())
-    best = set() if column.machine else table.best(column)
-    ranked = set(cells) if column.machine else set(table.ranked(column))
+    best = table.best(column) if column.judged else set()
+    ranked = set(table.ranked(column)) if column.judged else set(cells)
     marks = {row: ("" if row in ranked else " ‡") + _marks(row, verdict) for row in cells}
     return {row: (f"**{with_interval(cell, digits)}**" if row in best else with_interval(cell, digits)) + marks[row] for row, cell in cells.items()}
 
@@ -239,7 +239,7 @@ def _images_note(table: Board, columns: Sequence[Column]) -> str:
     unscored: dict[str, int] = {}
     for column in columns:
         for cell in (table.cell(row, column) for row in table.rows):
-            if cell is None or column.machine:
+            if cell is None or not column.judged:
                 continue
             if column.label not in counts.setdefault(cell.images, []):
                 counts[cell.images].append(column.label)

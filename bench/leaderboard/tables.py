@@ -60,6 +60,11 @@ class Column(NamedTuple):
     per_image: bool = True  # Are the values behind the number those of single images?
 
     @property
+    def judged(self) -> bool:
+        """Is there a best? What a method costs says nothing of what it is worth."""
+        return self.machine is None and self.category != "cost"
+
+    @property
     def arrow(self) -> str:
         return "↑" if self.higher_is_better else "↓"
 
@@ -111,7 +116,7 @@ class Board:
     @property
     def ranked_columns(self) -> tuple[Column, ...]:
         """Times belong to a machine and are not ranked."""
-        return tuple(column for column in self.columns if column.machine is None)
+        return tuple(column for column in self.columns if column.judged)
 
     def valued(self, column: Column) -> list[Row]:
         """The rows with a value, best first."""
@@ -182,7 +187,7 @@ def _group_name(line: Line) -> str:
     }
     about_maps = line["explainer"] is not None
     names = [dataset["name"], *(_label(line[part]) for part in ("model", "trainer", "noise"))]
-    return json.dumps([*names, same, images, about_maps], sort_keys=True)
+    return json.dumps([*names, same, about_maps, images], sort_keys=True)
 
 
 def _identity(part: Any) -> Any:
@@ -259,7 +264,7 @@ class _Group:
             self.about,
             self.kind,
             tuple(sorted(rows.values(), key=lambda row: (not row.plain, row.augmenter, not row.floor, row.explainer or ""))),
-            tuple(sorted(columns.values(), key=lambda column: (column.machine is not None, column.category, column.label))),
+            tuple(sorted(columns.values(), key=lambda column: (not column.judged, column.machine is not None, column.category, column.label))),
             cells,
             self._labelled_parts(columns),
             tuple(sorted(self.environments)),
