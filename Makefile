@@ -16,7 +16,8 @@ lint: .venv/installed-dev
 	$(BIN)/mypy
 
 bench: .venv/installed-dev
-	$(BIN)/python -m pytest tests/benchmarks --benchmark-only --benchmark-json=.benchmarks/speed.json
+	mkdir -p .benchmarks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/benchmarks --benchmark-enable --benchmark-only --benchmark-json=.benchmarks/speed.json
 	$(BIN)/python -m tests.benchmarks.table .benchmarks/speed.json docs/speed.md
 
 docs: .venv/installed

@@ -191,6 +191,21 @@ def leaderboard(data: Path | None, folder: Path, only_check: bool) -> None:
 
 
 @main.command()
+@click.option("--from", "source", type=click.Path(path_type=Path), default=Path("leaderboards"), show_default=True, help="The folder of the boards.")
+@click.option("--to", "folder", type=click.Path(path_type=Path), default=Path("site"), show_default=True, help="The folder of the site.")
+def site(source: Path, folder: Path) -> None:
+    """Write the boards as a web site: tables to sort and filter, curves, pictures, a page for every method and run.
+
+    \b
+    bench site --from bench-runs/boards
+    """
+    from bench.site import build
+
+    pages = build(source, folder)
+    click.echo(f"{len(pages)} pages. Open {folder / 'index.html'}")
+
+
+@main.command()
 @click.argument("before", type=click.Path(path_type=Path, exists=True))
 @click.argument("after", type=click.Path(path_type=Path, exists=True))
 @click.option("--every", is_flag=True, help="Every number that is another one, not only changed places.")

@@ -77,7 +77,7 @@ def side_by_side(photograph: Picture, classes: Sequence[tuple[str, float]], over
     wide = -(-panels // rows)
     height, width = photograph.shape[:2]
     figure, axes = pyplot.subplots(
-        rows, wide, figsize=(2.3 * wide + 0.2, (2.3 * height / width + 0.95) * rows + 0.3), squeeze=False, layout="constrained"
+        rows, wide, figsize=(2.3 * wide + 0.2, (2.3 * height / width + 1.15) * rows + 0.35), squeeze=False, layout="constrained"
     )
     figure.suptitle(title, fontsize=11, color=INK, x=0.012, ha="left", weight="bold")
     for axis in axes.flat:
@@ -89,7 +89,7 @@ def side_by_side(photograph: Picture, classes: Sequence[tuple[str, float]], over
     for axis, overlay in zip(others, overlays, strict=False):
         _lay_over(axis, photograph, overlay)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=160, metadata={"Software": None})
+    figure.savefig(path, dpi=160, bbox_inches="tight", pad_inches=0.12, metadata={"Software": None})
     pyplot.close(figure)
 
 

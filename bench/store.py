@@ -124,9 +124,7 @@ def writing(root: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StoreError(f"the store {root} is full. Finished jobs are safe; make room and run the same command again.") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT):
-            raise StoreError(f"the store {root} cannot be written: {error.strerror}. Name another with --store or BENCH_STORE.") from error
-        raise
+        raise StoreError(f"the store {root} cannot be written: {error.strerror}. Name another with --store or BENCH_STORE.") from error
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Any]) -> None:

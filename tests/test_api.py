@@ -152,7 +152,6 @@ def test_a_mistake_is_an_error_that_says_what_to_do(options, error, words):
         evaluate(TinyNetwork(), **options)
 
 
-@pytest.mark.xfail(strict=True, reason="evaluate scores every metric on its selection of images")
 def test_a_metric_on_all_images_is_on_all_images_here_too():
     found = evaluate(TinyNetwork(), metrics=["accuracy"], explainers=["random"], images=8)
     assert found[found.metric == "accuracy"].n.item() == 24
@@ -163,7 +162,6 @@ def test_a_metric_that_explains_again_has_what_the_explainer_was_prepared_with()
     assert found[found.explainer == "far-from-mean"].value.item() == 0
 
 
-@pytest.mark.xfail(strict=True, reason="normalisation and the search for stages take three channels for granted")
 def test_a_network_for_grey_images_is_scored_too():
     class Grey(nn.Module):
         def __init__(self):
@@ -179,12 +177,10 @@ def test_a_network_for_grey_images_is_scored_too():
     assert len(evaluate(Grey(), grey)) == 4
 
 
-@pytest.mark.xfail(strict=True, raises=UnknownName, reason="a text is taken apart into its letters")
 def test_one_explainer_may_stand_without_its_list():
     assert pairs(evaluate(TinyNetwork(), explainers="slope", metrics="inside")) == {("random", "inside"), ("centre", "inside"), ("slope", "inside")}
 
 
-@pytest.mark.xfail(strict=True, raises=InvalidValue, reason="the defaults of a run are asked for, data set and model among them")
 def test_ones_own_network_and_images_need_no_installed_ones(installed):
     installed[:] = [point for point in installed if point.name not in ("scenes", "resnet_mini")]
     assert len(evaluate(TinyNetwork())) == 4

@@ -242,7 +242,6 @@ def test_features_are_the_stages_maps_with_gradient(model):
     assert torch.autograd.grad(maps[1].sum(), inputs)[0].abs().sum() > 0
 
 
-@pytest.mark.xfail(strict=True, reason="the maps are sliced after the forward, so the logits do not depend on what is handed out")
 def test_logits_can_be_differentiated_by_the_maps_that_features_hands_out(model):
     context = contexts.step_context(model, INFO, [], model.layers)
     logits, maps = context.features(model, tiny_images(2).requires_grad_())

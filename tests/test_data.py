@@ -135,7 +135,6 @@ def test_halving_an_image_is_antialiased():
     assert (middle - 0.5).abs().max() < 0.05
 
 
-@pytest.mark.xfail(strict=True, reason="images without boxes are dropped from the list, so the boxes of later images move up to them")
 def test_boxes_stay_with_their_images_where_an_image_has_none():
     box = torch.tensor([[0.0, 0.0, 2.0, 2.0, 0.0]])
     items = Items([Sample(torch.zeros(3, 4, 4), 0, index, None, boxes) for index, boxes in enumerate([box, None, 2 * box])])

@@ -147,11 +147,6 @@ def test_a_job_comes_after_those_it_builds_on(planned):
     assert all(place[job.training.key] < place[job.key] for job in plan.explainings)
 
 
-TWICE = pytest.mark.xfail(
-    strict=True, reason="jobs with one key (explanations, scores, networks that are not trained) are planned, counted and printed twice"
-)
-
-
 @pytest.mark.parametrize(
     ("kind", "request_", "again"),
     [
@@ -300,7 +295,6 @@ def test_an_explainer_inside_an_augmenter_is_part_of_the_trainings_key(planned):
     assert len(found) == 3
 
 
-@pytest.mark.xfail(strict=True, reason="a Recipe is taken as it is, so its whole number stays an int, and int and float have different keys")
 def test_a_recipe_made_in_python_is_the_same_training_as_one_made_from_text(planned, registry):
     made = specs.Spec(**{**SMALL, "recipe": Recipe(epochs=1, batch_size=16, crop_padding=2, learning_rate=1)})
     assert keys(plans.make(made, registry, None, "cpu")) == keys(planned(recipe={"learning_rate": 1}))

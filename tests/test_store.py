@@ -157,9 +157,8 @@ def test_a_file_in_the_place_of_the_store_is_refused(tmp_path, call, place):
         (errno.ENOSPC, "is full. Finished jobs are safe; make room and run the same command again"),
         (errno.EROFS, "cannot be written: Read-only file system"),
         (errno.EACCES, "cannot be written: Permission denied"),
-        pytest.param(
-            errno.EDQUOT, "is full", marks=pytest.mark.xfail(strict=True, raises=OSError, reason="a quota that is used up is not among them")
-        ),
+        (errno.EDQUOT, "is full"),
+        (errno.EIO, "cannot be written: Input/output error"),
     ],
 )
 def test_what_the_system_refuses_is_an_error_that_says_what_to_do(store, monkeypatch, number, words):
@@ -184,10 +183,7 @@ def test_an_error_that_is_ours_is_not_taken_for_the_systems(store):
     assert files(store.root) == set()
 
 
-NO_TABLE = pytest.mark.xfail(strict=True, raises=TypeError, reason="JSON that is no table is not expected")
-
-
-@pytest.mark.parametrize("text", ["", "{", pytest.param("[1]", marks=NO_TABLE), pytest.param("null", marks=NO_TABLE)])
+@pytest.mark.parametrize("text", ["", "{", "[1]", "null"])
 def test_a_damaged_record_is_named_with_what_to_do(store, text):
     store.put(KEY, {}, {})
     (store.path(KEY) / "record.json").write_text(text)
@@ -240,7 +236,6 @@ def test_a_digest_is_that_of_names_types_shapes_and_bytes():
     assert len({tensors_digest(each) for each in [base, *others]}) == 6
 
 
-@pytest.mark.xfail(strict=True, raises=TypeError, reason="NumPy has no bfloat16")
 def test_a_digest_takes_every_type_of_weights():
     assert tensors_digest({"a": torch.zeros(2, dtype=torch.bfloat16)}) != tensors_digest({"a": torch.zeros(2, dtype=torch.float16)})
 

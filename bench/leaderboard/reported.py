@@ -128,13 +128,15 @@ def _text(table: Reported, found: Mapping[tuple[str, str], Sequence[Match]]) -> 
     for method, numbers in table.rows.items():
         cells = []
         for metric, (value, half), decimals in zip(table.metrics, numbers, digits, strict=True):
-            cells.append(_printed(value, half, table.factor, decimals))
+            cells.append(printed(value, half, table.factor, decimals))
             cells.append("; ".join(_here(match, decimals) for match in found.get((method, metric), [])) or MISSING)
         body.append([escaped(method), *cells, *([escaped(claims.get(method, MISSING))] if claims else [])])
     return tabulate(body, headers, tablefmt="pipe", disable_numparse=True)
 
 
-def _printed(value: float, half: float | None, factor: float, digits: int) -> str:
+def printed(value: float, half: float | None, factor: float, digits: int | None = None) -> str:
+    """A number as the paper gives it, in our unit."""
+    digits = column_digits([value * factor]) if digits is None else digits
     return number(value * factor, digits) + ("" if half is None else f" ± {number(half * factor, digits)}")
 
 
