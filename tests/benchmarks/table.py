@@ -24,7 +24,8 @@ def page(measured: dict) -> str:
         body = [[name, f"{value:.1f}", f"{value / ours:.2f}"] for name, value in rows]
         parts += [f"## {benchmark['group']}\n", tabulate(body, ["", "ms per image", "times ours"], tablefmt="pipe", disable_numparse=True), ""]
     machine = measured["machine_info"]
-    parts.append(f"Python {machine['python_version']}, {machine['cpu'].get('brand_raw', machine['machine'])}, {machine['cpu'].get('count', '?')} cores.\n")
+    processor = machine["cpu"]
+    parts.append(f"Python {machine['python_version']}, {processor.get('brand_raw', machine['machine'])}, {processor.get('count', '?')} cores.\n")
     return "\n".join(parts)
 
 
