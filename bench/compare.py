@@ -49,8 +49,8 @@ class Change:
         return abs(values[0] - values[1]) > SAME * max(1.0, abs(values[0]))
 
     def regressed(self, tolerance: float | None = None) -> bool:
-        """Is a number gone, or worse by more than the tolerance, or, without one, by more than the two intervals allow? Times never are."""
-        if self.column.machine is not None or self.before is None or self.before.cell.value is None:
+        """Is a number gone, or worse by more than the tolerance, or, without one, by more than the two intervals allow? Times and costs never are."""
+        if not self.column.judged or self.before is None or self.before.cell.value is None:
             return False
         if self.after is None or self.after.cell.value is None:
             return True
@@ -113,7 +113,7 @@ def _standings(board: Board | None) -> Standings:
     found: Standings = {}
     for column in board.columns if board else ():
         assert board is not None
-        order = [] if column.machine else board.ranked(column)
+        order = board.ranked(column) if column.judged else []
         values = [board.value(row, column) for row in order]
         places = {row: values.index(board.value(row, column)) + 1 for row in order}  # Equal numbers share a place.
         cells = {row: cell for row in board.rows if (cell := board.cell(row, column)) is not None}

@@ -125,6 +125,9 @@ def publish_run(name: str, store: Path | None, folder: Path) -> None:
         for figure in sorted((local / "figures").glob(f"{dataset}-{name}*.png")):
             (folder / "figures").mkdir(parents=True, exist_ok=True)
             click.echo(shutil.copyfile(figure, folder / "figures" / figure.name))
+        gallery = local / "gallery" / f"{results.slug(dataset)}-{results.slug(name)}"
+        if gallery.is_dir():
+            click.echo(shutil.copytree(gallery, folder / "gallery" / gallery.name, dirs_exist_ok=True))
     if (spec := place / "runs" / f"{name}.toml").exists():
         (folder / "runs").mkdir(parents=True, exist_ok=True)
         click.echo(shutil.copyfile(spec, folder / "runs" / spec.name))

@@ -15,6 +15,7 @@ from bench.results import ABOUT_PARTS, Line
 
 COMPARABLE = ("model", "trainer", "noise", "recipe")  # What two rows of one table must have in common, besides the images.
 SETTING = ("dataset", *COMPARABLE, "images", "environment")
+FIRST = ("prediction", "robustness", "calibration", "faithfulness", "localisation")  # Categories in the order of reading; others follow.
 AS_GIVEN = "as given"  # Stands for the augmenter where nothing was trained.
 
 Part = Mapping[str, Any]
@@ -264,7 +265,7 @@ class _Group:
             self.about,
             self.kind,
             tuple(sorted(rows.values(), key=lambda row: (not row.plain, row.augmenter, not row.floor, row.explainer or ""))),
-            tuple(sorted(columns.values(), key=lambda column: (not column.judged, column.machine is not None, column.category, column.label))),
+            tuple(sorted(columns.values(), key=_reading_order)),
             cells,
             self._labelled_parts(columns),
             tuple(sorted(self.environments)),
@@ -299,6 +300,11 @@ class _Group:
             found[kind] = {labels[identity]: part for identity, part in parts.items() if part is not None}
         found["metric"] = {columns[identity].label: metric for identity, (metric, _, _) in self._metrics.items()}
         return found
+
+
+def _reading_order(column: Column) -> tuple[bool, bool, int, str, str]:
+    known = FIRST.index(column.category) if column.category in FIRST else len(FIRST)
+    return not column.judged, column.machine is not None, known, column.category, column.label
 
 
 def _environment(environment: Mapping[str, Any]) -> str:
