@@ -127,9 +127,8 @@ def needed(module: str, extra: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise PluginError(
-            f"the tracker '{extra}' needs a library that is not installed ({error}).\nInstall it: pip install 'bench-xai[{extra}]'"
-        ) from None
+        told = f"the tracker '{extra}' needs a library that is not installed ({error})."
+        raise PluginError(f"{told}\nInstall it: pip install 'bench-xai[{extra}]'") from None
 
 
 def network(job: Any) -> Any:
@@ -149,9 +148,8 @@ def setting(training: Any) -> dict[str, Any]:
     for name in PARTS:
         part = getattr(training, name)
         if part is not None:
-            found |= {name: part.label, f"{name}.version": part.entry.version} | {
-                f"{name}.{field}": value for field, value in part.parameters.items()
-            }
+            parameters = {f"{name}.{field}": value for field, value in part.parameters.items()}
+            found |= {name: part.label, f"{name}.version": part.entry.version, **parameters}
     recipe = training.identity.get("recipe") or {}
     return {**found, **{f"recipe.{field}": value for field, value in recipe.items()}, **({"seed": training.seed} if training.fits else {})}
 
