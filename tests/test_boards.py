@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from synthetic import line, part, published, scored, star
 
-from bench import leaderboard, results
+from bench import leaderboard, plugins, results
 from bench.errors import BenchError, InvalidValue
-from bench.leaderboard import exports, figures, statistics, text
+from bench.leaderboard import exports, figures, reported, statistics, text
 from bench.leaderboard.comparisons import disagreements, verdicts
 from bench.leaderboard.tables import Board, Column, Row, boards
 
@@ -460,3 +460,64 @@ def test_fifty_thousand_lines_make_a_board_in_seconds_and_little_memory(tmp_path
     assert seconds < 20
     assert mebibytes < 500
     assert (tmp_path / "scenes.md").read_text().count("\n| a") >= 10000
+
+
+# Reported numbers
+
+
+REPORTED = """
+[[table]]
+paper = "Li et al.; EDDA; 2021"
+where = "Table 3"
+compares = "augmenter"
+dataset = "cifar100"
+model = "resnet50"
+explainer = "gradcam"
+metrics = ["deletion", "insertion"]
+factor = 0.01
+note = "5 seeds"
+[table.rows]
+none = [[22.36, 0.50], 27.3]
+edda = [[39.77, 0.50], [46.08, 0.38]]
+"""
+
+
+def test_what_a_paper_prints_stands_beside_what_is_measured_here(boards_of, tmp_path):
+    about = {"explainer": "gradcam", "dataset": "cifar100", "model": "resnet50"}
+    lines = [
+        line(0.25, metric="deletion", augmenter=part("edda", claim="formula verified"), **about),
+        line(0.35, metric="deletion", augmenter="edda", **{**about, "explainer": "random"}),
+        line(0.45, metric="deletion", augmenter="edda", **{**about, "model": "vgg16"}),
+        line(0.55, metric="deletion", augmenter="edda", noise=part("symmetric"), **about),
+    ]
+    (tmp_path / "boards").mkdir()
+    (tmp_path / "boards" / reported.FILE).write_text(REPORTED)
+    page = (boards_of(lines) / "reported.md").read_text()
+    rows = {row.split("|")[1].strip(): [cell.strip() for cell in row.split("|")[2:-1]] for row in page.splitlines() if row.startswith("|")}
+    assert rows["edda"] == ["0.398 ± 0.005", "[0.250 (0.200, 0.300)](cifar100.md)", "0.461 ± 0.004", "–", "formula verified"]
+    assert rows["none"] == ["0.224 ± 0.005", "–", "0.273", "–", "–"]
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (("metrics", "metricks"), "missing metrics; unknown metricks"),
+        (("27.3]", "27.3, 1.0]"), "'none' has 3 numbers for 2 metrics"),
+        (("[[table]]", "[[table"), "is not valid TOML"),
+    ],
+)
+def test_a_mistake_in_the_reported_numbers_is_named(tmp_path, change, complaint):
+    (tmp_path / reported.FILE).write_text(REPORTED.replace(*change))
+    with pytest.raises(InvalidValue, match=complaint):
+        reported.read(tmp_path / reported.FILE)
+
+
+def test_the_reported_numbers_name_methods_and_metrics_that_there_are():
+    registry = plugins.load().registry
+    known = {kind: {entry.name for entry in registry.entries(kind)} for kind in ("augmenter", "explainer", "trainer", "metric")}
+    tables = reported.read(Path(__file__).parents[1] / "leaderboards" / reported.FILE)
+    assert len(tables) > 10
+    for table in tables:
+        methods = set(table.rows) - ({"none"} if table.compares == "trainer" else set())
+        assert methods <= known[table.compares], table.where
+        assert set(table.metrics) <= known["metric"], table.where

@@ -3,6 +3,8 @@
 import io
 import json
 import math
+import os
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -197,6 +199,19 @@ def test_a_run_is_kept_as_its_spec_its_lines_and_its_boards_and_replaces_its_las
     assert sorted(str(path.relative_to(folder)) for path in folder.rglob("*.jsonl")) == ["data/scenes/mine.jsonl", "data/scenes/other.jsonl"]
     assert "edda" in (folder / "scenes.md").read_text()
     assert not (folder / "digits.md").exists()
+
+
+@pytest.mark.xfail(strict=True, raises=FileNotFoundError, reason="of two runs that end together, one finds that the other has removed its old files")
+def test_two_processes_may_keep_a_run_at_the_same_time(tmp_path, monkeypatch):
+    def taken_away(path, missing_ok=False):
+        os.remove(path)  # By the other process, just before.
+        unlink(path, missing_ok=missing_ok)
+
+    unlink = Path.unlink
+    reporting.keep(Store(tmp_path), "mine", "", [line(0.5, key="a")])
+    monkeypatch.setattr(Path, "unlink", taken_away)
+    folder = reporting.keep(Store(tmp_path), "mine", "", [line(0.5, key="a")])
+    assert len(list(results.read(folder / "data/scenes/mine.jsonl"))) == 1
 
 
 @pytest.mark.parametrize("name", ["a/b", "../../elsewhere", "/tmp/elsewhere", ".."])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -17,7 +18,7 @@ from bench.results import read, rows_of, slug
 
 HEADER = "<!-- Written by `bench leaderboard` from the lines in data/. Changes by hand are lost. -->\n"
 TIED, NOT_ABOVE_FLOOR = "≈", "°"
-WIDE = 6  # Columns; a table with more is split by category.
+WIDE = 6  # Columns; a table with more is split by category, and a category with more into parts.
 NAMED = 4  # Rows named in a sentence before "and 3 more".
 
 Verdicts = Mapping[Column, Verdict]
@@ -163,7 +164,12 @@ def categories(table: Board) -> list[tuple[str, tuple[Column, ...]]]:
     """The columns by category, or all of them under no name where they fit side by side."""
     if len(table.columns) <= WIDE:
         return [("", table.columns)]
-    return [(name, tuple(group)) for name, group in groupby(table.columns, key=lambda column: column.category)]
+    found = []
+    for name, group in groupby(table.columns, key=lambda column: column.category):
+        columns = tuple(group)
+        size = math.ceil(len(columns) / math.ceil(len(columns) / WIDE))  # Parts of equal width.
+        found += [(name if not start else f"{name}, continued", columns[start : start + size]) for start in range(0, len(columns), size)]
+    return found
 
 
 def _pictures(stem: str, data: Path) -> list[Path]:
@@ -184,8 +190,7 @@ def _heading(table: Board) -> str:
 def setting(table: Board) -> str:
     """What the rows have in common, in one paragraph."""
     about, recipe = table.about, table.about["recipe"]
-    target = about["images"].get("target")
-    first = f"Test images `{about['dataset']['fingerprint'][:19]}`{f', explained class: {target}' if target else ''}."
+    first = f"Test images `{about['dataset']['fingerprint'][:19]}`."
     if recipe is None:
         return f"{first} Nothing was trained; the weights are `{about['weights'][:19]}`.\n"
     size = recipe["train_images"] or "all"
@@ -209,7 +214,7 @@ def table_text(table: Board, columns: Sequence[Column] | None = None, judged: Ve
     for row in table.rows:
         names = [row.augmenter, *([row.explainer] if row.explainer else [])]
         body.append([*(f"*{escaped(name)}*" if row.floor else escaped(name) for name in names), *(texts.get(row, MISSING) for texts in written)])
-    notes = [_images_note(table, chosen), _tests_note(chosen, judged), _machine_note(chosen)]
+    notes = [_target_note(table), _images_note(table, chosen), _tests_note(chosen, judged), _machine_note(chosen)]
     return tabulate(body, headers, tablefmt="pipe", disable_numparse=True) + "\n\n" + " ".join(note for note in notes if note)
 
 
@@ -232,6 +237,11 @@ def _marks(row: Row, verdict: Verdict | None) -> str:
     best = verdict.of(row, "best")
     tied = f" {TIED}" if best is not None and not best.told_apart else ""
     return tied + (f" {NOT_ABOVE_FLOOR}" if verdict.beats(row, "floor") is False else "")
+
+
+def _target_note(table: Board) -> str:
+    target = table.about["images"].get("target")
+    return f"Explained is the {target} class." if target and table.kind == "explanations" else ""
 
 
 def _images_note(table: Board, columns: Sequence[Column]) -> str:
