@@ -22,11 +22,17 @@ def draw(plan: Plan, store: Store, folder: Path) -> list[Path]:
     shown = [job for job in plan.explainings if store.has(job.key) and (not job.training.fits or job.training.seed == first)]
     drawn = []
     for number, (_, group) in enumerate(groupby(shown, key=_network)):
-        jobs = list(group)
+        jobs = _once(list(group))
         for page, start in enumerate(range(0, len(jobs), COLUMNS)):
             name = f"{jobs[0].training.data.test.info.name}-{plan.spec.name}" + (f"-{number}-{page}" if number or page else "")
             drawn.append(_draw(plan, store, jobs[start : start + COLUMNS], folder / f"{name}.png"))
     return drawn
+
+
+def _once(jobs: list[Explaining]) -> list[Explaining]:
+    """The floors of the first network only: they look at no network, so the others' are the same but for their draws."""
+    first = jobs[0].training
+    return [job for job in jobs if job.training is first or not getattr(job.explainer.part, "floor", False)]
 
 
 def _network(job: Explaining) -> tuple[str, ...]:

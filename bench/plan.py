@@ -198,6 +198,9 @@ def _trainings(
             continue
         augmenters, floor = _fitting(trainer, parts["augmenter"], left_out)
         for noise, augmenter, seed in product(noises, augmenters, spec.seeds):
+            if noise is not None and data.train.info.multi_label:
+                left_out.append(f"label noise {noise.label} on {data.part.label}: it is for one label per image")
+                continue
             training = _training(spec, data, model, trainer, augmenter, noise, seed)
             if floor is not None:
                 training = dataclasses.replace(training, floor=_training(spec, data, model, trainer, floor, noise, seed).key)

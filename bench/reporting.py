@@ -42,9 +42,9 @@ def keep(store: Store, name: str, spec: str, lines: Sequence[Line]) -> Path:
     runs.mkdir(parents=True, exist_ok=True)
     (runs / f"{name}.toml").write_text(spec, encoding="utf-8")
     for old in (folder / "data").glob(f"*/{name}.*"):
-        old.unlink()
+        old.unlink(missing_ok=True)
     for old in folder.glob("*.md"):
-        old.unlink()  # A page that no line speaks of any more would stay.
+        old.unlink(missing_ok=True)  # A page that no line speaks of any more would stay.
     results.add(lines, _rows(store, lines), folder / "data", name)
     leaderboard.write(folder / "data", folder)
     return folder

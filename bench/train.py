@@ -286,14 +286,12 @@ class FitContext:
         if not len(data.validation):
             return
         model.eval()
-        right, forwards = 0, self.passes.forward
+        right, forwards = 0.0, self.passes.forward
         for rows in data.validation.split(self.recipe.batch_size):
             logits = contexts.forward(model, data.inputs(rows).to(self.device), len(rows)).cpu()
-            right += (
-                int((logits.argmax(1) == data.labels[rows]).sum())
-                if data.labels.ndim == 1
-                else int(((logits > 0) == (data.labels[rows] > 0)).float().mean(1).sum())
-            )
+            labels = data.labels[rows]
+            hits = (logits.argmax(1) == labels).double() if labels.ndim == 1 else ((logits > 0) == (labels > 0)).double().mean(1)
+            right += float(hits.sum())
         self.passes.forward = forwards  # Choosing a model is not part of what a method costs.
         accuracy = right / len(data.validation)
         self.log[-1]["validation_accuracy"] = accuracy
@@ -314,7 +312,11 @@ class FitContext:
         path = None if self.folder is None else self.folder / "checkpoint.pt"
         if path is None or not path.is_file():
             return 0
-        saved = torch.load(path, map_location=self.device, weights_only=True)
+        try:
+            saved = torch.load(path, map_location=self.device, weights_only=True)
+        except Exception:  # The reader raises whatever it stumbles on. Half a file helps nobody: begin again.
+            path.unlink()
+            return 0
         for name, part in state.items():
             if name in saved["state"]:
                 part.load_state_dict(saved["state"][name])

@@ -362,9 +362,6 @@ def test_either_masks_or_boxes_will_do(planned, wider):
     assert len(planned(within=wider, metrics="needs-a-place").scorings) == 1
 
 
-@pytest.mark.xfail(
-    strict=True, reason="noise is for one label per image; on others the training fails after its last epoch, when the noise is counted"
-)
 def test_label_noise_on_data_with_several_labels_is_left_out_before_anything_is_trained(planned, wider):
     plan = planned(within=wider, datasets="several-labels", metrics="logit-sum", label_noise=["none", "flip:0.5"])
     assert [job.noise for job in plan.trainings] == [None]

@@ -201,7 +201,6 @@ def test_a_run_is_kept_as_its_spec_its_lines_and_its_boards_and_replaces_its_las
     assert not (folder / "digits.md").exists()
 
 
-@pytest.mark.xfail(strict=True, raises=FileNotFoundError, reason="of two runs that end together, one finds that the other has removed its old files")
 def test_two_processes_may_keep_a_run_at_the_same_time(tmp_path, monkeypatch):
     def taken_away(path, missing_ok=False):
         os.remove(path)  # By the other process, just before.

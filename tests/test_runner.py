@@ -320,7 +320,6 @@ def test_explaining_goes_on_behind_the_finished_shards(planned, store, monkeypat
     assert store.record(explaining.key)["cost"]["images"] == 10
 
 
-@pytest.mark.xfail(strict=True, reason="torch's message about pickles is stored as the failure, and every retry ends the same way")
 def test_a_damaged_checkpoint_does_not_block_its_training(ran, store, planned):
     (store.partial(planned().trainings[0].key) / "checkpoint.pt").write_bytes(b"half a file")
     assert ran().failures == {}
