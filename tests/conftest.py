@@ -1,5 +1,6 @@
 """What the tests of the core share: one thread, a registry of their own, and short ways to a plan and a run."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from bench.store import Store
 
 PARTS = Path(tiny_parts.__file__)
 FINISHED = ("fitting", "plain", "controls", "accuracy", "deletion", "confidence", "mixing", "gradcam", "edda", "cost", "input_noise")
+LOADED_AS = f"bench_plugin_{PARTS.stem}"
+OF_THE_REGISTRY: dict[str, Any] = {}
 USUAL = runner.Settings()
 SMALL: dict[str, Any] = {
     "datasets": "tiny",
@@ -38,11 +41,19 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _parts_of_the_registry(monkeypatch):
+    """A command that loads the file of small parts makes its classes anew; the registry's own are the ones that tests patch."""
+    for name, module in OF_THE_REGISTRY.items():
+        monkeypatch.setitem(sys.modules, name, module)
+
+
 @pytest.fixture(scope="session")
 def registry() -> Registry:
     """The tests' own small parts and a few of the installed ones."""
     loaded = plugins.load([PARTS], only=FINISHED)
     assert not loaded.broken, loaded.summary
+    OF_THE_REGISTRY[LOADED_AS] = loaded.modules[PARTS.stem]
     return loaded.registry
 
 
