@@ -37,7 +37,7 @@ DATA = "BENCH_DATA"
 def data_folder(given: Path | str | None = None) -> Path | None:
     """The data folder: what was given, or `$BENCH_DATA`."""
     chosen = given or os.environ.get(DATA)
-    return Path(chosen) if chosen else None
+    return Path(chosen).expanduser() if chosen else None
 
 
 def prepare_device(device: str = "cpu", threads: int | None = None) -> str:
