@@ -149,15 +149,12 @@ def _step(job: Training, subject: Subject) -> None:
 
 
 def _explain(explainer: Any, subject: Subject, selection: Selection) -> None:
-    images = fetch(selection.data, selection.indices, subject.size)
-    inputs = images.inputs.to(subject.device)
-    state = None
-    streams = selection.generators("explain", selection.indices)
-    context = contexts.explain_context(
-        subject.model, subject.info, subject.target_layers, subject.stages, streams, batch_size_for(subject.image_size), state
-    )
     if hasattr(explainer, "prepare"):
         return  # Its preparation takes longer than a probe may.
+    inputs = fetch(selection.data, selection.indices, subject.size).inputs.to(subject.device)
+    streams = selection.generators("explain", selection.indices)
+    chunk = batch_size_for(subject.image_size)
+    context = contexts.explain_context(subject.model, subject.info, subject.target_layers, subject.stages, streams, chunk)
     contexts.explain(subject.model, explainer, inputs, torch.zeros(len(inputs), dtype=torch.long, device=subject.device), context)
 
 
