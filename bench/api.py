@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from bench import contexts
+from bench import contexts, environment
 from bench import plugins as plugin_loader
 from bench import spec as specs
 from bench.data import Preparation, batches, labels_of, select
@@ -20,11 +20,12 @@ from bench.errors import DeviceError, InvalidValue, did_you_mean
 from bench.explain import Selection, Subject, explain, prepare
 from bench.interfaces import DatasetInfo, ImageData, Layer
 from bench.layers import evaluating, find_stages
+from bench.observers import Observer, Tracking
 from bench.plan import ABOUT_MAPS, PREPARATION_IMAGES, lacks
 from bench.plan import make as make_plan
 from bench.registry import Registry, ResolvedPart
 from bench.reporting import store_folder
-from bench.runner import Observer, Outcome, Settings, Tracking, execute
+from bench.runner import Outcome, Settings, execute
 from bench.score import Costs, score
 from bench.store import Store
 
@@ -41,7 +42,8 @@ def data_folder(given: Path | str | None = None) -> Path | None:
 
 
 def prepare_device(device: str = "cpu", threads: int | None = None) -> str:
-    """Pin the threads and the arithmetic, and check that the device is there. Raises DeviceError where it is not."""
+    """Pin threads and arithmetic, keep memory at hand, and check that the device is there. Raises DeviceError where it is not."""
+    environment.keep_memory()
     if threads:
         torch.set_num_threads(threads)
     if device.startswith("cuda"):  # fp32 is to mean fp32, and the same kernels are to be taken each time.

@@ -48,6 +48,7 @@ def run_command(**options: Any) -> int:
         return 130
     folder = reporting.keep(store, plan.spec.name, plan.spec.toml(), outcome.lines)
     figures = pictures.draw(plan, store, folder / "figures")
+    pictures.collect(plan, store, folder / "figures" / "networks")
     gallery.write(plan, store, folder / "gallery")
     leaderboard.write(folder / "data", folder)
     reporting.print_boards(console, outcome.lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import re
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 DISTRIBUTION = "bench-xai"
+TRIM_THRESHOLD, MMAP_MAX = -1, -4  # What glibc's `mallopt` calls them.
+NEVER = 2**31 - 1
 
 
 def describe(device: str = "cpu") -> dict[str, Any]:
@@ -66,6 +69,24 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return f"{names[0]}, {os.cpu_count()} cores" if names else platform.machine()
+
+
+def keep_memory() -> None:
+    """Have glibc keep freed memory for the next tensor; the numbers stay the same.
+
+    By itself it gives each large block back to the system, which then clears it page by page for the next one: a forward of
+    EfficientNet-Lite0 over 16 images of 224 x 224 was measured to take 1.4 times as long. Another C library is left as it is.
+    """
+    with suppress(OSError, AttributeError):
+        library = ctypes.CDLL(None)
+        library.mallopt(MMAP_MAX, 0)
+        library.mallopt(TRIM_THRESHOLD, NEVER)
+
+
+def release_memory() -> None:
+    """Give kept memory back, so that the peak of the next job is its own."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @dataclass

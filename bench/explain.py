@@ -11,21 +11,20 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from bench import contexts
+from bench import chunks, contexts
 from bench.data import Preparation, batches
 from bench.environment import measuring
 from bench.interfaces import DatasetInfo, ImageData, Layer, Passes
 from bench.store import read_tensors, write_tensors, writing
 
 SHARD_SECONDS = 20.0  # Work that a kill may cost.
-CHUNK_PIXELS = 64 * 224 * 224 // 4  # Images per forward times their pixels: 16 at 224 x 224 were fastest on a CPU.
 
 TargetRule = Literal["predicted", "true"]
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A trained network in eval mode with everything needed to explain and score it."""
+    """A trained network in eval mode with everything needed to explain and score it. `chunk`: images per forward."""
 
     model: nn.Module
     info: DatasetInfo
@@ -33,10 +32,16 @@ class Subject:
     stages: Sequence[Layer]
     device: str
     size: tuple[int, int] | None = None
+    chunk: int | None = None
 
     @property
     def image_size(self) -> tuple[int, int]:
         return self.size or self.info.image_size
+
+    @property
+    def at_once(self) -> int:
+        """Images per forward: as many as were found to be fastest, or the usual number for their size."""
+        return self.chunk or chunks.usual(self.image_size)
 
 
 @dataclass(frozen=True)
@@ -51,11 +56,6 @@ class Selection:
     def generators(self, purpose: str, indices: Tensor) -> list[torch.Generator]:
         """One stream per image, from the seed and the image's index."""
         return [contexts.generator(self.seed, purpose, int(index)) for index in indices]
-
-
-def batch_size_for(size: tuple[int, int], asked: int | None = None) -> int:
-    """Images per batch: what was asked for, else 64 for small images and fewer for large ones."""
-    return asked or max(2, min(64, CHUNK_PIXELS // (size[0] * size[1])))
 
 
 def targets_for(rule: TargetRule, logits: Tensor, labels: Tensor) -> Tensor:
@@ -79,27 +79,30 @@ def explain(
 
     With a folder, finished shards are kept there and a restart goes on behind them.
     """
-    size = batch_size_for(subject.image_size, batch_size)
     shards, cost = _finished(folder, selection.indices)
-    done = sum(len(shard["indices"]) for shard in shards)
+    indices = selection.indices[sum(len(shard["indices"]) for shard in shards) :]
     state = prepare(subject, explainer, preparation, cost)
     fresh: list[dict[str, Tensor]] = []
     last = time.perf_counter()
-    for images in batches(selection.data, selection.indices[done:], size, subject.size, subject.device):
-        logits = contexts.forward(subject.model, images.inputs, size)
+
+    def work(rows: slice, chunk: int) -> None:
+        nonlocal shards, fresh, last
+        (images,) = batches(selection.data, indices[rows], chunk, subject.size, subject.device)
+        logits = contexts.forward(subject.model, images.inputs, chunk)
         targets = targets_for(selection.target, logits, images.labels)
         streams = selection.generators("explain", images.indices)
-        context = contexts.explain_context(subject.model, subject.info, subject.target_layers, subject.stages, streams, size, state)
+        context = contexts.explain_context(subject.model, subject.info, subject.target_layers, subject.stages, streams, chunk, state)
         with measuring(subject.device) as measured:
             maps = contexts.explain(subject.model, explainer, images.inputs, targets, context)
         _charge(cost, len(maps), context.passes, measured.seconds, measured.peak_memory)
         fresh.append({"attributions": maps.cpu(), "logits": logits.cpu(), "targets": targets.cpu(), "indices": images.indices})
-        done += len(maps)
-        report({"step": done, "steps": len(selection.indices)})
+        report({"step": cost["images"], "steps": len(selection.indices)})
         if folder is not None and time.perf_counter() - last > SHARD_SECONDS:
             with writing(folder):
                 shards.append(_keep(folder, shards, fresh, cost))
             fresh, last = [], time.perf_counter()
+
+    chunks.walk(len(indices), batch_size or subject.at_once, work)
     return _joined([*shards, *fresh]), cost
 
 
@@ -111,7 +114,7 @@ def prepare(subject: Subject, explainer: Any, preparation: Preparation | None, c
     if preparation is None:
         raise ValueError("this explainer looks at data before it explains, and there is none")
     context = contexts.explain_context(subject.model, subject.info, subject.target_layers, subject.stages, [contexts.generator("prepare")])
-    context.chunk = batch_size_for(subject.image_size)
+    context.chunk = subject.at_once
     with (
         contexts.untouched(subject.model),
         torch.enable_grad(),

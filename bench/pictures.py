@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -10,8 +11,9 @@ import torch
 
 from bench.data import fetch
 from bench.figures import Column, grid
-from bench.plan import Explaining, Plan
-from bench.store import Store
+from bench.plan import Explaining, Plan, Scoring
+from bench.results import slug
+from bench.store import FIGURE, Store
 
 IMAGES, COLUMNS = 6, 14
 
@@ -27,6 +29,26 @@ def draw(plan: Plan, store: Store, folder: Path) -> list[Path]:
             name = f"{jobs[0].training.data.test.info.name}-{plan.spec.name}" + (f"-{number}-{page}" if number or page else "")
             drawn.append(_draw(plan, store, jobs[start : start + COLUMNS], folder / f"{name}.png"))
     return drawn
+
+
+def collect(plan: Plan, store: Store, folder: Path) -> list[Path]:
+    """Copy what metrics drew of each network, and return the files. Only the first seed is shown."""
+    first = min(plan.spec.seeds)
+    copied = []
+    for job in plan.scorings:
+        drawn = store.path(job.key) / FIGURE
+        if (job.training.fits and job.training.seed != first) or not drawn.is_file():
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        copied.append(Path(shutil.copyfile(drawn, folder / f"{_drawn_name(plan, job)}.png")))
+    return copied
+
+
+def _drawn_name(plan: Plan, job: Scoring) -> str:
+    """`scenes-star-filter-saliency-resnet-mini-standard-edda`."""
+    training = job.training
+    parts = [training.model, training.trainer, training.augmenter, training.noise, job.explaining.explainer if job.explaining else None]
+    return slug("-".join([training.data.test.info.name, plan.spec.name, job.metric.label, *(part.label for part in parts if part)]))
 
 
 def _once(jobs: list[Explaining]) -> list[Explaining]:

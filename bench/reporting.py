@@ -120,6 +120,9 @@ def publish_run(name: str, store: Path | None, folder: Path) -> None:
     lines = [line for file in files for line in results.read(file)]
     for path in results.publish(lines, _rows(Store(place), lines), folder / "data", name):
         click.echo(path)
+    for drawn in sorted({path for line in lines for path in (local / "figures" / "networks").glob(f"{line['dataset']['name']}-{name}-*.png")}):
+        (folder / "figures" / "networks").mkdir(parents=True, exist_ok=True)  # They show no image.
+        click.echo(shutil.copyfile(drawn, folder / "figures" / "networks" / drawn.name))
     free = {line["dataset"]["name"] for line in lines if line["dataset"]["redistributable"]}
     for dataset in sorted(free):
         for figure in sorted((local / "figures").glob(f"{dataset}-{name}*.png")):

@@ -2,69 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from bench import contexts, environment
+from bench import chunks, contexts, environment
 from bench.data import Preparation, class_counts, labels_of, select
 from bench.errors import BenchError, StoreError
 from bench.explain import Selection, Subject, explain, prepare
 from bench.interfaces import Layer
-from bench.keys import SCHEMA, derived_seed
+from bench.keys import derived_seed, key
+from bench.lines import lines
+from bench.observers import Observer
 from bench.plan import PREPARATION_IMAGES, Explaining, Job, Plan, Scoring, Training
 from bench.results import Line
 from bench.score import Costs, Score, score
-from bench.store import Store, tensors_digest
+from bench.store import FIGURE, Store, tensors_digest
 from bench.train import FitContext, fit, training_data
 
-
-class Observer(Protocol):
-    """Told what happens in a run: the terminal's display, or a tracker plugin."""
-
-    def started(self, job: Job) -> None: ...
-
-    def progress(self, job: Job, values: dict[str, Any]) -> None: ...
-
-    def finished(self, job: Job, record: dict[str, Any]) -> None: ...
-
-    def failed(self, job: Job, error: str) -> None: ...
-
-
-class Tracking:
-    """A tracker plugin as an observer. What goes wrong in it is said once, and stops no job."""
-
-    def __init__(self, tracker: Any, warn: Callable[[str], None] = lambda text: None) -> None:
-        self.tracker, self.warn, self.broken = tracker, warn, False
-
-    def started(self, job: Job) -> None:
-        self._tell("started", job)
-
-    def progress(self, job: Job, values: dict[str, Any]) -> None:
-        if "log" in values:
-            self._tell("epoch", job, values["log"])
-
-    def finished(self, job: Job, record: dict[str, Any]) -> None:
-        self._tell("finished", job, record)
-
-    def failed(self, job: Job, error: str) -> None:
-        """Trackers hear of what was done."""
-
-    def _tell(self, event: str, *arguments: Any) -> None:
-        if self.broken:
-            return
-        try:
-            getattr(self.tracker, event)(*arguments)
-        except Exception as error:  # A third party's, and no reason to lose a training.
-            self.broken = True
-            self.warn(f"tracker '{self.tracker.name}' raised {type(error).__name__}: {error}. It hears no more of this run.")
+Drawing = Callable[[Path], None]
 
 
 @dataclass
@@ -97,13 +62,6 @@ def execute(plan: Plan, store: Store, settings: Settings = Settings(), observers
         _Network(runner, training).carry_out()
     runner.outcome.lines = list(lines(plan, store))
     return runner.outcome
-
-
-def lines(plan: Plan, store: Store) -> Iterable[Line]:
-    """The result lines of the plan's finished score jobs."""
-    for job in plan.scorings:
-        if store.has(job.key):
-            yield result_line(plan, job, store.record(job.key))
 
 
 def drop_stale(plan: Plan, training: Training, store: Store) -> list[Job]:
@@ -145,6 +103,7 @@ class _Runner:
 
     def attempt(self, jobs: Sequence[Job], work: Any) -> bool:
         """Do some work for the jobs; on an error of any kind store its traceback under each and go on."""
+        environment.release_memory()
         for observer in self.observers:
             observer.started(jobs[0])
         try:
@@ -161,10 +120,10 @@ class _Runner:
             return False
         return True
 
-    def put(self, job: Job, record: dict[str, Any], files: dict[str, dict[str, Tensor]]) -> None:
+    def put(self, job: Job, record: dict[str, Any], files: dict[str, dict[str, Tensor]], figure: Drawing | None = None) -> None:
         stamp = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         full = {"identity": job.identity, "finished": stamp, "environment": environment.describe(self.settings.device), **record}
-        self.store.put(job.key, full, files)
+        self.store.put(job.key, full, files, {} if figure is None else {FIGURE: figure})
         self.outcome.done += 1
         for observer in self.observers:
             observer.finished(job, full)
@@ -254,7 +213,23 @@ class _Network:
                 "Remove the folder; the next run trains again."
             )
         module.load_state_dict(weights)
-        return Subject(module.eval(), self.training.data.test.info, layers, stages, self.runner.settings.device, size)
+        info, device = self.training.data.test.info, self.runner.settings.device
+        subject = Subject(module.eval(), info, layers, stages, device, size)
+        return dataclasses.replace(subject, chunk=self._chunk(subject))
+
+    def _chunk(self, subject: Subject) -> int:
+        """Images per forward: as asked, or what a probe found when this store first met such a network on such a machine."""
+        runner, job = self.runner, self.training
+        if runner.settings.batch_size:
+            return runner.settings.batch_size
+        channels = len(subject.info.mean)
+        about = {
+            "model": job.model.identity(),
+            "shape": [subject.info.num_classes, channels, *subject.image_size],
+            "memory_format": job.recipe.memory_format,
+            "machine": [environment.hardware(subject.device), torch.get_num_threads()],
+        }
+        return runner.store.remembered(key(about), lambda: chunks.fastest(subject.model, subject.image_size, channels, subject.device))
 
     # Explaining and scoring
 
@@ -335,7 +310,19 @@ class _Network:
         )
         seconds = time.perf_counter() - start
         for job in jobs:
-            runner.put(job, _score_record(scores[job.key], self._record["weights"], seconds / len(jobs)), _score_files(scores[job.key]))
+            found = scores[job.key]
+            runner.put(job, _score_record(found, self._record["weights"], seconds / len(jobs)), _score_files(found), self._figure(job, selection))
+
+    def _figure(self, job: Scoring, selection: Selection) -> Drawing | None:
+        """How the metric draws this network, where it does."""
+        draw = getattr(job.metric.part, "figure", None)
+        if draw is None:
+            return None
+        subject = self._subject
+        data = Preparation(selection.data, selection.indices, subject.size, subject.device)
+        streams = [contexts.generator(selection.seed, "figure")]
+        context = contexts.explain_context(subject.model, subject.info, subject.target_layers, subject.stages, streams, subject.at_once)
+        return lambda path: draw(subject.model, data, context, path)
 
     def _floor_cost(self, jobs: Sequence[Scoring]) -> Any:
         floor = self.training.floor
@@ -350,10 +337,10 @@ class _Network:
         for job in jobs:
             if not job.timed:
                 continue
-            sources = [key for key in (self.training.key, self.training.floor) if key and "training" in job.metric.part.needs]
+            sources = [each for each in (self.training.key, self.training.floor) if each and "training" in job.metric.part.needs]
             sources += [explaining.key] if explaining and "explain_cost" in job.metric.part.needs else []
-            for key in sources:
-                taken = self.runner.store.record(key)["environment"]
+            for source in sources:
+                taken = self.runner.store.record(source)["environment"]
                 if {name: taken[name] for name in ("hardware", "threads")} != job.identity["machine"]:
                     raise BenchError(f"the time was taken on {taken['hardware']} with {taken['threads']} threads, not here.")
 
@@ -400,52 +387,3 @@ def _score_record(found: Score, weights: str, seconds: float) -> dict[str, Any]:
 
 def _score_files(found: Score) -> dict[str, dict[str, Tensor]]:
     return {"rows": {"rows": found.rows, "values": found.values.clone()}}  # Two names for one memory are refused by safetensors.
-
-
-def _shown(part: Any) -> dict[str, Any] | None:
-    if part is None:
-        return None
-    said = {name: getattr(part.part, name) for name in ("paper", "claim", "floor") if getattr(part.part, name, None)}
-    return {"label": part.label, **part.identity(), "plugin": part.entry.plugin, "distribution": part.entry.distribution, **said}
-
-
-def result_line(plan: Plan, job: Scoring, record: dict[str, Any]) -> Line:
-    """Everything about one number: what it is, what it was measured on, and what made it."""
-    training, metric = job.training, job.metric
-    test = training.data.test.info
-    dataset = {
-        "name": test.name,
-        "label": training.data.part.label,
-        "fingerprint": test.fingerprint,
-        "licence": test.licence,
-        "redistributable": test.redistributable,
-    }
-    if training.fits:
-        dataset["train_fingerprint"] = training.data.train.info.fingerprint
-    traits = {name: getattr(metric.part, name) for name in ("higher_is_better", "category", "unit")}
-    traits["per_image"] = getattr(metric.part, "per_image", True)
-    floor = job.explaining.explainer if job.explaining else training.augmenter
-    return {
-        "schema": SCHEMA,
-        "key": job.key,
-        "training": training.key,
-        "explaining": job.explaining.key if job.explaining else None,
-        "run": plan.spec.name,
-        "dataset": dataset,
-        "model": _shown(training.model),
-        "trainer": _shown(training.trainer),
-        "augmenter": _shown(training.augmenter),
-        "noise": _shown(training.noise),
-        "recipe": training.identity.get("recipe"),
-        "seed": training.seed if training.fits else None,
-        "explainer": _shown(job.explaining.explainer if job.explaining else None),
-        "floor": bool(floor is not None and getattr(floor.part, "floor", False)),
-        "metric": {**(_shown(metric) or {}), **traits},
-        "images": job.identity["images"],
-        "weights": record["weights"],
-        "machine": job.identity.get("machine"),
-        "seconds": record["seconds"],
-        "finished": record["finished"],
-        "environment": record["environment"],
-        **record["outcome"],
-    }

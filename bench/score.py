@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench import contexts
-from bench.data import batches
-from bench.explain import Selection, Subject, batch_size_for, targets_for
+from bench import chunks, contexts
+from bench.data import Images, batches
+from bench.explain import Selection, Subject, targets_for
 from bench.interfaces import Explained
 from bench.intervals import Interval, as_rows, over_images, over_images_of
 
@@ -55,26 +55,31 @@ def score(
     per_image = {name: metric for name, metric in metrics.items() if getattr(metric, "per_image", True)}
     rows: dict[str, list[Tensor]] = {name: [] for name in metrics}
 
-    def ask(asked: Mapping[str, Any], images: Any, done: int, size: int) -> None:
-        explained = _explained(subject, images, selection, explanation, done, size)
-        context = _context(subject, explained, selection, explainer, state, costs, size)
+    def ask(asked: Mapping[str, Any], images: Images, done: int, chunk: int) -> None:
+        explained = _explained(subject, images, selection, explanation, done, chunk)
+        context = _context(subject, explained, selection, explainer, state, costs, chunk)
+        found = {}
         for name, metric in asked.items():
             streams = [contexts.clone_generator(stream) for stream in context.generators]  # What one metric draws is nothing to the next.
-            rows[name].append(metric(subject.model, explained, replace(context, generators=streams)).detach().cpu().double())
+            found[name] = metric(subject.model, explained, replace(context, generators=streams)).detach().cpu().double()
+        for name, values in found.items():  # All or none: where memory runs out, these images are asked again.
+            rows[name].append(values)
 
     # What is not about images is asked once, first, in peace, of a batch that no flag changes.
     if once := {name: metric for name, metric in metrics.items() if name not in per_image}:
         first = next(batches(selection.data, selection.indices, ONCE_IMAGES, subject.size, subject.device))
-        ask(once, first, 0, batch_size_for(subject.image_size))
-    done, size = 0, batch_size_for(subject.image_size, batch_size)
-    for images in batches(selection.data, selection.indices if per_image else selection.indices[:0], size, subject.size, subject.device):
-        ask(per_image, images, done, size)
-        done += len(images.inputs)
-        report({"step": done, "steps": len(selection.indices)})
+        ask(once, first, 0, subject.at_once)
+
+    def work(part: slice, chunk: int) -> None:
+        (images,) = batches(selection.data, selection.indices[part], chunk, subject.size, subject.device)
+        ask(per_image, images, part.start, chunk)
+        report({"step": part.stop, "steps": len(selection.indices)})
+
+    chunks.walk(len(selection.indices) if per_image else 0, batch_size or subject.at_once, work)
     return {name: summarise(metric, torch.cat(rows[name])) for name, metric in metrics.items()}
 
 
-def _explained(subject: Subject, images: Any, selection: Selection, explanation: Mapping[str, Tensor] | None, done: int, size: int) -> Explained:
+def _explained(subject: Subject, images: Images, selection: Selection, explanation: Mapping[str, Tensor] | None, done: int, size: int) -> Explained:
     rows = slice(done, done + len(images.inputs))
     if explanation is None:
         logits, maps = contexts.forward(subject.model, images.inputs, size), None

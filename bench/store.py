@@ -1,7 +1,8 @@
 """The store: a folder of finished jobs by key, written once and never changed.
 
 ab/abcdef…/record.json            what was done, what it cost, where it ran
-ab/abcdef…/*.safetensors          weights, attributions or rows
+ab/abcdef…/*.safetensors          weights, attributions or rows; a picture, where the metric draws one
+chunks/abcdef….txt                how many images at once were fastest on this machine
 partial/abcdef…/                  unfinished work, from which the same job goes on
 failed/abcdef….txt                the traceback of a job that failed
 """
@@ -14,13 +15,15 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from bench.errors import StoreError
 from bench.keys import finite
+
+FIGURE = "figure.png"  # In the folder of a score job whose metric draws.
 
 
 class Store:
@@ -57,14 +60,22 @@ class Store:
         """The tensors of one file of a finished job."""
         return read_tensors(self.path(key) / f"{name}.safetensors")
 
-    def put(self, key: str, record: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]]) -> None:
-        """Write a finished job: its tensors, then its record, then one rename to its place."""
+    def put(
+        self,
+        key: str,
+        record: Mapping[str, Any],
+        files: Mapping[str, Mapping[str, Any]],
+        drawings: Mapping[str, Callable[[Path], None]] | None = None,
+    ) -> None:
+        """Write a finished job: its tensors, what draws itself into a file, then its record, then one rename to its place."""
         with writing(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
             folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=self.root))
             try:
                 for name, tensors in files.items():
                     write_tensors(folder / f"{name}.safetensors", tensors)
+                for name, draw in (drawings or {}).items():
+                    draw(folder / name)
                 (folder / "record.json").write_text(json.dumps(finite(record), indent=1, sort_keys=True, allow_nan=False) + "\n")
                 folder.chmod(0o755)
                 self._move(folder, key)
@@ -94,6 +105,14 @@ class Store:
     def drop_partial(self, key: str) -> None:
         """Forget a job's unfinished work."""
         shutil.rmtree(self.root / "partial" / key, ignore_errors=True)
+
+    def remembered(self, key: str, find: Callable[[], int]) -> int:
+        """A number that is found once and then kept, so that a restart works with the same."""
+        file = self.root / "chunks" / f"{key}.txt"
+        if not file.is_file():
+            with writing(self.root):
+                write_bytes(file, f"{find()}\n".encode())
+        return int(file.read_text())
 
     def failure(self, key: str) -> Path:
         """Where the traceback of a failed job lies."""

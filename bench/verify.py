@@ -17,10 +17,12 @@ from bench import spec as specs
 from bench.api import data_folder, prepare_device
 from bench.compare import made_of
 from bench.errors import BenchError, InvalidValue
+from bench.lines import result_line
+from bench.observers import Observer
 from bench.plan import Plan
 from bench.registry import Registry
 from bench.results import Line, describe, lines_of
-from bench.runner import Observer, Outcome, Settings, execute, result_line
+from bench.runner import Outcome, Settings, execute
 from bench.store import Store
 
 Verdict = Literal["same", "holds", "differs", "failed", "cannot be repeated"]

@@ -13,7 +13,7 @@ import pytest
 import tiny_parts
 import torch
 
-from bench import api, explain, results, runner
+from bench import api, explain, observers, pictures, results, runner
 from bench.errors import DataError, StoreError
 from bench.interfaces import ArrayData, Curve
 from bench.store import Store, read_tensors, tensors_digest, write_tensors
@@ -412,7 +412,7 @@ class Journal:
 
 def test_a_tracker_with_the_methods_of_its_hook_follows_a_run(planned, store):
     journal, plan = Journal(), planned(recipe={"epochs": 3})
-    assert runner.execute(plan, store, observers=[runner.Tracking(journal)]).failures == {}
+    assert runner.execute(plan, store, observers=[observers.Tracking(journal)]).failures == {}
     (training,) = plan.trainings
     epochs = [event[2:] for event in journal.events if event[:2] == ("epoch", training.key)]
     assert epochs == [(epoch["epoch"], epoch["loss"]) for epoch in store.record(training.key)["cost"]["epochs"]]
@@ -424,7 +424,7 @@ def test_a_tracker_with_the_methods_of_its_hook_follows_a_run(planned, store):
 @pytest.mark.parametrize("event", ["started", "epoch", "finished"])
 def test_a_tracker_that_breaks_is_told_of_once_and_loses_nothing(planned, store, event):
     journal, said = Journal(event), []
-    outcome = runner.execute(planned(recipe={"epochs": 2}), store, observers=[runner.Tracking(journal, said.append)])
+    outcome = runner.execute(planned(recipe={"epochs": 2}), store, observers=[observers.Tracking(journal, said.append)])
     assert (outcome.failures, len(outcome.lines)) == ({}, 1)
     assert len(said) == 1
     assert "tracker 'journal' raised ConnectionError: the server is gone" in said[0]
@@ -546,3 +546,23 @@ def test_two_processes_on_one_store_do_what_one_does(tmp_path):
     assert (after.done, after.failures) == (0, {})
     assert all_same(by_key(undisturbed(tmp_path)), by_key(after))
     assert list(store.root.glob(".writing-*")) == []
+
+
+# What a metric draws
+
+
+def test_what_a_metric_draws_of_a_network_lies_beside_its_score_and_is_collected_once_a_network(tmp_path, planned):
+    plan = planned(name="drawn", metrics=["accuracy", "portrait"], augmenters=["none", "shade"], seeds=2)
+    store = Store(tmp_path / "store")
+    assert runner.execute(plan, store).failures == {}
+    drawn = [store.path(job.key) / "figure.png" for job in plan.scorings if job.metric.label == "portrait"]
+    assert [path.read_text() for path in drawn] == ["8 images of 3 channels"] * 4
+    collected = pictures.collect(plan, store, tmp_path / "figures")
+    assert [path.name for path in collected] == [f"tiny-drawn-portrait-tiny-net-standard-{name}.png" for name in ("none", "shade")]
+
+
+def test_a_metric_that_cannot_draw_fails_by_itself(tmp_path, planned):
+    plan = planned(metrics=["accuracy", {"name": "portrait", "broken": True}])
+    outcome = runner.execute(plan, Store(tmp_path))
+    assert list(outcome.failures.values()) == ["Broken: no brush"]
+    assert [line["metric"]["label"] for line in outcome.lines] == ["accuracy"]

@@ -143,6 +143,7 @@ def dataset_pages(name: str, tables: Sequence[Board], per_image: PerImage, data:
         files[f"{stem}-comparisons.csv"] = exports.comparisons_csv(tested)
         page.append(f"Every comparison with its interval, effect and p: [{stem}-comparisons.csv]({stem}-comparisons.csv).\n")
     page += [f"![Test images with the map of each explainer, by augmenter](figures/{figure.name})\n" for figure in _pictures(stem, data)]
+    page += [f"![{figure.stem}](figures/networks/{figure.name})\n" for figure in _pictures(stem, data, "networks")]
     environments = sorted({each for table in tables for each in table.environments})
     page += [f"Computed with {'; '.join(map(escaped, environments))}.\n", *_methods(tables)]
     page.append("How to read a board: [README](README.md#how-to-read-a-board).\n")
@@ -172,8 +173,8 @@ def categories(table: Board) -> list[tuple[str, tuple[Column, ...]]]:
     return found
 
 
-def _pictures(stem: str, data: Path) -> list[Path]:
-    return sorted((data.parent / "figures").glob(f"{stem}-*.png"))
+def _pictures(stem: str, data: Path, what: str = "") -> list[Path]:
+    return sorted((data.parent / "figures" / what).glob(f"{stem}-*.png"))
 
 
 def title(table: Board) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import plugins, runner
+from bench import observers, plugins, runner
 from bench.errors import PluginError
 from bench_plugins import trackers
 from bench_plugins.trackers import MLflow, TensorBoard
@@ -18,7 +18,7 @@ def outcome(planned, store):
     def run(tracker):
         plan = planned(augmenters="shade", explainers="slope", metrics=["deletion", "accuracy"], recipe={"epochs": 3})
         said = []
-        found = runner.execute(plan, store, observers=[runner.Tracking(tracker, said.append)])
+        found = runner.execute(plan, store, observers=[observers.Tracking(tracker, said.append)])
         assert (found.failures, said) == ({}, [])
         lines = {(line["explainer"] and line["explainer"]["label"], line["metric"]["label"]): line for line in found.lines}
         return plan, store.record(plan.trainings[0].key)["cost"]["epochs"], lines
