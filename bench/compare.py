@@ -71,7 +71,7 @@ def diff(before: Sequence[Line], after: Sequence[Line]) -> list[Change]:
     """
     lines = [{line["key"]: line for line in each} for each in (before, after)]
     found = []
-    for old, new in _matched(boards(before), boards(after)):
+    for old, new in _matched(boards(before, whole=True), boards(after, whole=True)):
         found += [change for change in _changes(old, new, lines) if change.differs or change.moved]
     return found
 

@@ -9,6 +9,7 @@ from synthetic import line, part, published
 from bench import leaderboard
 from bench.errors import BenchError
 from bench.leaderboard import boards
+from bench.leaderboard.comparisons import verdicts
 from bench.leaderboard.pages import table_text
 from bench.results import dump
 
@@ -26,6 +27,54 @@ def table(*lines):
 
 def build(tmp_path, *lines):
     return leaderboard.build(published(tmp_path / "data", lines))
+
+
+# Views
+
+
+def star(augmenters, explainers, seeds=(0, 1)):
+    """Every augmenter x gradcam and the floors; every explainer x none and edda. A row's value is told by its place."""
+    pairs = [(augmenter, explainer) for augmenter in augmenters for explainer in ("random", "gradcam")]
+    pairs += [(augmenter, explainer) for augmenter in ("none", "edda") for explainer in explainers]
+    return [
+        line(place + seed / 10, augmenter=augmenter, explainer=explainer, metric="insertion", seed=seed)
+        for place, (augmenter, explainer) in enumerate(pairs)
+        for seed in seeds
+    ]
+
+
+AUGMENTERS = ["none", "edda", *(f"augmenter-{number:02}" for number in range(20))]
+EXPLAINERS = [f"explainer-{number:02}" for number in range(30)]
+
+
+def test_a_star_with_more_rows_than_can_be_read_comes_as_the_questions_that_are_asked_of_it():
+    found = boards(star(AUGMENTERS, EXPLAINERS))
+    assert [board.view for board in found] == ["augmenters, explained by gradcam", "explainers, trained with none", "explainers, trained with edda"]
+    assert [len(board.rows) for board in found] == [22 + 1, 30 + 2, 30 + 2]
+    assert [row.name for row in found[0].rows if row.floor] == ["none × random"]
+    assert len({board.identity for board in found}) == 3
+
+
+def test_a_view_tests_each_row_against_the_floor_and_the_plain_network_that_it_does_not_show():
+    by_gradcam, _, of_edda = boards(star(AUGMENTERS, EXPLAINERS))
+    (judged,) = verdicts(by_gradcam, {}).values()
+    row = next(row for row in by_gradcam.rows if row.augmenter == "augmenter-07")
+    assert judged.of(row, "floor").other.name == "augmenter-07 × random"
+    assert judged.of(row, "plain").other.name == "none × gradcam"
+    (judged,) = verdicts(of_edda, {}).values()
+    row = next(row for row in of_edda.rows if row.explainer == "explainer-03")
+    assert judged.of(row, "plain").other.name == "none × explainer-03"
+    assert judged.of(row, "best").other.name == "edda × explainer-29"
+
+
+def test_what_can_be_read_stays_one_table_and_so_does_what_is_asked_for_whole():
+    assert [board.view for board in boards(star(AUGMENTERS[:5], EXPLAINERS[:5]))] == [""]
+    assert [board.view for board in boards(star(AUGMENTERS, EXPLAINERS), whole=True)] == [""]
+
+
+def test_each_result_of_a_star_is_counted_once(tmp_path):
+    lines = star(AUGMENTERS, EXPLAINERS)
+    assert cells(build(tmp_path, *lines)["README.md"])[1][-1] == str(len(lines))
 
 
 # Cells

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -105,10 +105,11 @@ def verdicts(board: Board, per_image: PerImage) -> dict[Column, Verdict]:
 def _compared(board: Board, column: Column, order: Sequence[Row], per_image: PerImage) -> list[Comparison]:
     """Against the best: the data chose it, so the family is every pair of rows. Against floors: every row with every floor it has."""
     valued = board.valued(column)
+    every = valued if not board.view else replace(board, rows=tuple({row: None for row, _ in board.cells})).valued(column)
     best = [(row, order[0]) for row in order[1:]]
-    floors = _floors(board, valued)
+    floors = _floors(board, every)
     floor = [(row, floors[row.augmenter][0]) for row in valued if not row.floor and row.augmenter in floors]
-    unaugmented = {row.explainer: row for row in valued if row.plain} if board.kind == "explanations" else {}
+    unaugmented = {row.explainer: row for row in every if row.plain} if board.kind == "explanations" else {}
     plain = [(row, unaugmented[row.explainer]) for row in valued if not row.plain and not row.floor and row.explainer in unaugmented]
     families = {"best": len(order) * (len(order) - 1) // 2, "floor": sum(len(floors[row.augmenter]) for row, _ in floor), "plain": len(plain)}
     comparisons = []

@@ -73,7 +73,7 @@ def _compared(each: Comparison) -> list[Any]:
 def _about(table: Board, column: Column) -> list[Any]:
     about = table.about
     names = [about[part]["label"] if about[part] else None for part in ("model", "trainer", "noise")]
-    return [table.dataset, *names, table.kind, column.label, "higher" if column.higher_is_better else "lower"]
+    return [table.dataset, *names, table.view or table.kind, column.label, "higher" if column.higher_is_better else "lower"]
 
 
 def _figure(value: float | None) -> str | None:
@@ -113,7 +113,7 @@ def latex(tables: Iterable[Board]) -> str:
 def _latex_table(table: Board) -> str:
     about = table.about
     noise = f", label noise {about['noise']['label']}" if about["noise"] else ""
-    caption = f"{table.dataset}, {about['model']['label']}, {about['trainer']['label']}{noise}: {table.kind}."
+    caption = f"{table.dataset}, {about['model']['label']}, {about['trainer']['label']}{noise}: {table.view or table.kind}."
     names = ["augmenter", *(["explainer"] if table.kind == "explanations" else [])]
     arrows = {True: "$\\uparrow$", False: "$\\downarrow$"}
     heads = [*names, *(f"{latex_text(column.label)} {arrows[column.higher_is_better]}" for column in table.columns)]

@@ -12,7 +12,7 @@ from tabulate import tabulate
 from bench.errors import BenchError
 from bench.leaderboard import exports, figures, reported
 from bench.leaderboard.comparisons import Against, PerImage, Verdict, disagreements, verdicts
-from bench.leaderboard.tables import Board, Column, Row, boards
+from bench.leaderboard.tables import Board, Column, Row, boards, count
 from bench.leaderboard.text import MISSING, column_digits, escaped, number, with_interval
 from bench.results import read, rows_of, slug
 
@@ -91,7 +91,7 @@ def _overview_row(name: str, tables: Sequence[Board]) -> list[str | int]:
     augmenters = sorted({row.augmenter for table in tables for row in table.rows})
     explainers = sorted({row.explainer for table in tables for row in table.rows if row.explainer})
     page = f"[{escaped(name)}]({slug(name)}.md)"
-    return [page, *(", ".join(map(escaped, names)) for names in (augmenters, explainers)), sum(table.count for table in tables)]
+    return [page, *(", ".join(map(escaped, names)) for names in (augmenters, explainers)), count(tables)]
 
 
 def _overview(rows: Sequence[Sequence[str | int]], with_papers: bool, with_reported: bool) -> str:
@@ -138,7 +138,11 @@ def dataset_pages(name: str, tables: Sequence[Board], per_image: PerImage, data:
             tested.append((table, judged))
             drawn = figures.critical_differences(table, judged, per_image, f"{stem}-{len(tested)}")
             files |= {f"figures/{file}": text for file, text in drawn.items()}
-            page += [f"### {'Networks' if table.kind == 'networks' else 'Explanations'}\n", *_sections(table, judged), *_figures_list(drawn)]
+            page += [
+                f"### {table.kind.capitalize()}{': ' if table.view else ''}{escaped(table.view)}\n",
+                *_sections(table, judged),
+                *_figures_list(drawn),
+            ]
     if any(verdict.comparisons for _, judged in tested for verdict in judged.values()):
         files[f"{stem}-comparisons.csv"] = exports.comparisons_csv(tested)
         page.append(f"Every comparison with its interval, effect and p: [{stem}-comparisons.csv]({stem}-comparisons.csv).\n")
@@ -179,7 +183,7 @@ def _pictures(stem: str, data: Path, what: str = "") -> list[Path]:
 
 def title(table: Board) -> str:
     """What the table is about, in a line."""
-    return f"{escaped(table.dataset)}, {_heading(table)}: {table.kind}"
+    return f"{escaped(table.dataset)}, {_heading(table)}: {escaped(table.view or table.kind)}"
 
 
 def _heading(table: Board) -> str:

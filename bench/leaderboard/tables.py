@@ -6,7 +6,7 @@ import json
 import marshal
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from bench.results import ABOUT_PARTS, Line
 COMPARABLE = ("model", "trainer", "noise", "recipe")  # What two rows of one table must have in common, besides the images.
 SETTING = ("dataset", *COMPARABLE, "images", "environment")
 FIRST = ("prediction", "robustness", "calibration", "faithfulness", "localisation")  # Categories in the order of reading; others follow.
+LONG, FEW = 60, 3  # Rows that one table can hold; augmenters that are worth a table of their own.
 AS_GIVEN = "as given"  # Stands for the augmenter where nothing was trained.
 
 Part = Mapping[str, Any]
@@ -92,8 +93,8 @@ class Board:
     """One table: rows that may be compared, columns of metrics, and the cells that there are.
 
     about: model, trainer, noise, recipe, dataset, images and weights of the first line. parts: the augmenters, explainers
-    and metrics by their labels. environments: what the numbers were made with. count: result lines. identity: text that is
-    equal for lines that may stand in this table.
+    and metrics by their labels. environments: what the numbers were made with. identity: text that is equal for lines that may
+    stand in this table. view: which part of the comparable rows these are, if not all; the cells are there for all of them.
     """
 
     dataset: str
@@ -104,8 +105,8 @@ class Board:
     cells: Mapping[tuple[Row, Column], Cell]
     parts: Mapping[str, Mapping[str, Part]] = field(default_factory=dict)
     environments: tuple[str, ...] = ()
-    count: int = 0
     identity: str = ""
+    view: str = ""
 
     def cell(self, row: Row, column: Column) -> Cell | None:
         return self.cells.get((row, column))
@@ -155,10 +156,11 @@ def _seeds(cell: Cell) -> Seeds:
     return frozenset(number.seed for number in cell.numbers)
 
 
-def boards(lines: Iterable[Line], curves: bool = False) -> list[Board]:
+def boards(lines: Iterable[Line], curves: bool = False, whole: bool = False) -> list[Board]:
     """Tables of lines that agree in data, images, model, trainer, label noise and recipe, in a settled order.
 
-    Each line is reduced to a number as it comes, so that a million of them fit; `curves` keeps their curves too.
+    Each line is reduced to a number as it comes, so that a million of them fit; `curves` keeps their curves too. What has more rows
+    than can be read comes as several views of it, unless it is wanted whole.
     """
     groups: dict[str, _Group] = {}
     known: dict[bytes, _Group] = {}
@@ -170,7 +172,37 @@ def boards(lines: Iterable[Line], curves: bool = False) -> list[Board]:
             group.environments.add(_environment(line["environment"]))
         group.add(line, curves)
     floors = {name for group in groups.values() for name in group.floor_augmenters}
-    return [group.board(name, floors) for name, group in sorted(groups.items())]
+    found = [group.board(name, floors) for name, group in sorted(groups.items())]
+    return found if whole else [view for board in found for view in _views(board)]
+
+
+def count(tables: Iterable[Board]) -> int:
+    """The result lines in some tables, each once."""
+    return len({number.key for table in tables for cell in table.cells.values() for number in cell.numbers})
+
+
+def _views(board: Board) -> list[Board]:
+    """The board; or where explainers and augmenters cross in more rows than can be read, the questions that are asked of it.
+
+    The augmenters as the explainer sees them that saw the most, and for each augmenter its explainers. A row is ranked and
+    tested among the rows of its question alone.
+    """
+    rows = [row for row in board.rows if not row.floor]
+    seen = Counter(row.explainer for row in rows)
+    explained = Counter(row.augmenter for row in rows)
+    if board.kind == "networks" or len(board.rows) <= LONG or len(seen) < 2 or len(explained) < 2:
+        return [board]
+    plain = {row.augmenter for row in board.rows if row.plain}
+    questions = []
+    for explainer, augmenters in sorted(seen.items(), key=str):
+        if augmenters == max(seen.values()) and augmenters > max(FEW, len(plain)):
+            chosen = [row for row in board.rows if row.explainer == explainer or (row.floor and row.plain)]
+            questions.append((f"augmenters, explained by {explainer}", chosen))
+    for augmenter in dict.fromkeys(row.augmenter for row in board.rows):
+        if explained[augmenter] > 1:
+            chosen = [row for row in board.rows if row.augmenter == augmenter]
+            questions.append((f"explainers, trained with {augmenter}", chosen))
+    return [replace(board, rows=tuple(chosen), identity=f"{board.identity} {view}", view=view) for view, chosen in questions]
 
 
 def _mark(*values: Any) -> bytes:
@@ -207,7 +239,6 @@ class _Group:
         self.kind = "networks" if line["explainer"] is None else "explanations"
         self.floor_augmenters: set[str] = set()
         self.environments: set[str] = set()
-        self.count = 0
         self._parts: dict[str, dict[str, Part | None]] = {"augmenter": {}, "explainer": {}}
         self._metrics: dict[str, tuple[Part, Any, str | None]] = {}
         self._rows: dict[bytes, tuple[str, str]] = {}
@@ -223,7 +254,6 @@ class _Group:
         interval = line["interval"] and (line["interval"][0], line["interval"][1])
         curve = line["curve"] if curves else None
         numbers.append(Number(line["key"], line["seed"], line["value"], interval, line["n"], line["unscored"], curve))
-        self.count += 1
 
     def _row(self, line: Line) -> tuple[str, str]:
         mark = _mark(line["augmenter"], line["explainer"])
@@ -269,7 +299,6 @@ class _Group:
             cells,
             self._labelled_parts(columns),
             tuple(sorted(self.environments)),
-            self.count,
             identity,
         )
 

@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from bench.errors import InvalidValue
 from bench.leaderboard import exports, reported
 from bench.leaderboard.comparisons import verdicts
-from bench.leaderboard.tables import Board, boards
+from bench.leaderboard.tables import Board, boards, count
 from bench.leaderboard.text import MISSING, with_interval
 from bench.results import read, rows_of, slug
 from bench.site import content
@@ -121,7 +121,7 @@ def _overview(
         "networks": [setting["title"] for setting in settings],
         "augmenters": len({row.augmenter for board in found for row in board.rows}),
         "explainers": len({row.explainer for board in found for row in board.rows if row.explainer}),
-        "results": sum(board.count for board in found),
+        "results": count(found),
         "picture": picture,
         "pictures": len(first["labels"]) if first else 0,
     }

@@ -27,6 +27,7 @@ def table(board: Board, judged: Verdicts, per_image: PerImage, identifier: str) 
     return {
         "id": identifier,
         "kind": board.kind,
+        "view": board.view,
         "columns": columns,
         "categories": list(dict.fromkeys(column["category"] for column in columns)),
         "rows": rows,
