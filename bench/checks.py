@@ -234,6 +234,41 @@ def _augmenter_traceless(part: ResolvedPart, registry: Registry) -> None:
     _require(not (found := testing.changed(before, model)), f"changed {', '.join(found)}")
 
 
+@promise("augmenter", "leaves a training step that ignores what it returns the same to the bit")
+def _augmenter_in_training(part: ResolvedPart, registry: Registry) -> None:
+    if getattr(part.part, "changes_model", None):
+        raise NotTried(f"declares that it changes {part.part.changes_model}")
+    expected, found = trained_beside(lambda model, batch, epoch: None), trained_beside(_everything_of(part))
+    _require(all(torch.equal(expected[name], found[name]) for name in expected), "the weights after the step are others")
+
+
+def trained_beside(work: Callable[[testing.TinyNetwork, Batch, int], object]) -> dict[str, Tensor]:
+    """The weights and statistics after three plain steps, when the work was done before each, and once more before its update."""
+    model, batch = batch_to_augment()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    for epoch in (0, 4, 8):
+        work(model, batch, epoch)
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(batch.inputs), batch.targets).backward()
+        work(model, batch, epoch)
+        optimizer.step()
+    return model.state_dict()
+
+
+def _everything_of(part: ResolvedPart) -> Callable[[testing.TinyNetwork, Batch, int], None]:
+    """What the loop calls of an augmenter beside the training's own forwards."""
+    from bench.interfaces import Recipe
+    from bench.train import training_data
+
+    def work(model: testing.TinyNetwork, batch: Batch, epoch: int) -> None:
+        step = training_step(part, model, epoch)
+        part.part(model, batch, step)
+        if hasattr(part.part, "end_epoch"):
+            part.part.end_epoch(model, training_data(testing.tiny_data(22), Recipe(), None, None), step)
+
+    return work
+
+
 @promise("augmenter", "does the same again when asked the same again")
 def _augmenter_repeats(part: ResolvedPart, registry: Registry) -> None:
     model, batch = batch_to_augment()

@@ -81,6 +81,7 @@ def run(**options: Any) -> None:
 @_spec_options
 @click.option("-v", "--verbose", is_flag=True, help="Every job with its key, and the layers of each network.")
 @click.option("--estimate/--no-estimate", default=True, help="Probe how long the jobs will take.")
+@click.option("--find-batch", is_flag=True, help="Try which sizes of training batches fit and are quick, and propose one.")
 def plan(**options: Any) -> None:
     """Say what a run would do: its jobs, what is stored already, what is left out and why, and how long it will take."""
     from bench.commands import plan_command

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from bench import checks, estimate, gallery, leaderboard, pictures, reference, reporting
+from bench import batch_size, checks, estimate, gallery, leaderboard, pictures, reference, reporting
 from bench import plan as plans
 from bench import plugins as plugin_loader
 from bench import spec as specs
@@ -63,7 +64,7 @@ def run_command(**options: Any) -> int:
 def plan_command(**options: Any) -> None:
     """Print the plan."""
     console = Console()
-    verbose, probe = options.pop("verbose"), options.pop("estimate")
+    verbose, probe, find_batch = options.pop("verbose"), options.pop("estimate"), options.pop("find_batch")
     loaded, plan, device = _plan(options)
     _warn(console, loaded, plan)
     store = Store(reporting.store_folder(options["store"]))
@@ -78,6 +79,26 @@ def plan_command(**options: Any) -> None:
     spoken = f", {estimate.spoken(expected)}" if probe and todo else ""
     counts = f"{len(plan.trainings)} networks, {len(plan.explainings)} explanations, {len(plan.scorings)} scores"
     console.print(f"{counts}: {len(waiting)} of {len(list(plan.jobs))} jobs to do{spoken}", highlight=False)
+    if find_batch:
+        _propose_batch(console, plan, device)
+
+
+def _propose_batch(console: Console, plan: Plan, device: str) -> None:
+    """Print how quick each kind of training is by the size of its batches, and which size to type."""
+    with console.status("trying batch sizes"):
+        found = batch_size.trials(plan, device)
+    if not found:
+        console.print("Nothing is trained, so there is no batch size to propose.")
+        return
+    tried = sorted({size for trial in found for size in (*trial.seconds, trial.refused) if size})
+    table = Table("images/s by batch size", *map(str, tried))
+    for trial in found:
+        rates = {size: f"{1 / seconds:.0f}" for size, seconds in trial.seconds.items()}
+        table.add_row(escape(trial.name), *("no room" if size == trial.refused else rates.get(size, "") for size in tried))
+    console.print(table, highlight=False)
+    proposed = batch_size.proposal(found, plan.spec.recipe)
+    text = "Nothing to propose: no size fits every training." if proposed is None else proposed.text(plan.spec.recipe)
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _plan(options: dict[str, Any]) -> tuple[Loaded, Plan, str]:

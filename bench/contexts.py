@@ -232,12 +232,13 @@ class SharedForwards:
     def _images(self, part: Sequence[tuple[int, tuple[int, Fill | None]]], rows: Tensor) -> Tensor:
         inputs = self.explained.inputs
         rows = rows.to(inputs.device)
-        limits = torch.tensor([state[0] for _, state in part], device=inputs.device).view(-1, 1, 1, 1)
-        ranks = self.ranks[rows]  # (n, 1, H, W), 0 for the most important pixel
-        shown = torch.where(limits > 0, ranks >= limits, ranks < -limits)
-        fills = {state[1] for _, state in part}
-        hidden = torch.cat([self._fill(fill)[row : row + 1] for row, (_, fill) in part]) if len(fills) > 1 else self._fill(fills.pop())[rows]
-        return torch.where(shown, inputs[rows], hidden)
+        (fill,) = {state[1] for _, state in part}  # One call asks for one fill.
+        limits = torch.tensor([state[0] for _, state in part], dtype=torch.int32, device=inputs.device).view(-1, 1, 1, 1)
+        shown = (self.ranks.index_select(0, rows) >= limits.abs()).logical_xor_(limits < 0)  # (n, 1, H, W): all but the top ones, or those alone.
+        hidden = self._fill(fill)
+        hidden = hidden[:1] if hidden.stride(0) == 0 else hidden[rows]  # One colour for all images need not be copied.
+        images = inputs[rows]
+        return torch.where(shown, images, hidden, out=images)
 
     @property
     def ranks(self) -> Tensor:
@@ -247,8 +248,8 @@ class SharedForwards:
                 raise ValueError("this metric ranks pixels and there are no attributions")
             flat = self.explained.attributions.flatten(1)
             order = flat.argsort(dim=1, descending=True, stable=True)
-            places = torch.arange(self.pixels, device=flat.device).expand_as(order)
-            self._ranks = torch.empty_like(order).scatter_(1, order, places).view_as(self.explained.attributions)
+            places = torch.arange(self.pixels, dtype=torch.int32, device=flat.device).expand_as(order)
+            self._ranks = torch.empty_like(order, dtype=torch.int32).scatter_(1, order, places).view_as(self.explained.attributions)
         return self._ranks
 
     def _fill(self, fill: Fill | None) -> Tensor:

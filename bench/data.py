@@ -10,14 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.contexts import generator
-from bench.interfaces import ArrayData, ImageData, Sample
+from bench.interfaces import ArrayData, DatasetInfo, ImageData, Sample
 
 WHITE = 255.0  # uint8 storage
 
 
 @dataclass(frozen=True)
 class Images:
-    """Test images as the model sees them: inputs (B, C, H, W), labels (B,) or (B, K), indices (B,), masks, boxes."""
+    """Test images as the model sees them: inputs (B, C, H, W), labels (B,) or (B, K), indices (B,), masks and boxes as in `Explained`."""
 
     inputs: Tensor
     labels: Tensor
@@ -57,24 +57,29 @@ def _rank_in_class(labels: Tensor) -> Tensor:
 def fetch(data: ImageData, indices: Tensor, size: tuple[int, int] | None = None) -> Images:
     """Some items of a dataset; images in [0, 1], resized (antialiased bilinear) where the model has another size.
 
-    All masks of an image become their union; boxes are scaled with the image.
+    All masks of an image become their union, but for multi-label data with one per class; boxes are scaled with the image.
     """
     if isinstance(data, ArrayData):
         images, labels = data.images[indices], data.labels[indices]
-        masks = None if data.masks is None else data.masks[indices].any(1, keepdim=True)
+        masks = None if data.masks is None else _of_the_labelled(data.masks[indices], data.info)
         return _resized(_unit(images), labels, indices, masks, None, size)
     samples = [data[int(index)] for index in indices]
     images = torch.stack([_unit(sample.image) for sample in samples])
     labels = torch.stack([torch.as_tensor(sample.label) for sample in samples])
-    masks = None if samples[0].masks is None else torch.stack([_union(sample) for sample in samples])
+    masks = None if samples[0].masks is None else torch.cat([_masks_of(sample, data.info) for sample in samples])
     known = any(sample.boxes is not None for sample in samples)
     boxes = [torch.zeros(0, 5) if sample.boxes is None else sample.boxes for sample in samples] if known else None
     return _resized(images, labels, indices, masks, boxes, size)
 
 
-def _union(sample: Sample) -> Tensor:
+def _masks_of(sample: Sample, info: DatasetInfo) -> Tensor:
     assert sample.masks is not None
-    return sample.masks.any(0, keepdim=True)
+    return _of_the_labelled(sample.masks.unsqueeze(0), info)
+
+
+def _of_the_labelled(masks: Tensor, info: DatasetInfo) -> Tensor:
+    """(B, 1, H, W) the union of masks (B, M, H, W); the masks themselves where there is one per class of multi-label data."""
+    return masks if info.multi_label and masks.shape[1] == info.num_classes else masks.any(1, keepdim=True)
 
 
 def _unit(images: Tensor) -> Tensor:
@@ -91,8 +96,8 @@ def _resized(
     if masks is not None:
         masks = F.interpolate(masks.float(), size=size, mode="nearest-exact").bool()
     if boxes is not None:
-        scale = torch.tensor([size[1] / have[1], size[0] / have[0]] * 2 + [1.0])
-        boxes = [box * scale for box in boxes]
+        scale = torch.tensor([size[1] / have[1], size[0] / have[0]] * 2)
+        boxes = [torch.cat([box[:, :4] * scale, box[:, 4:]], 1) for box in boxes]
     return Images(inputs, labels, indices, masks, boxes)
 
 

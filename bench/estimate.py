@@ -1,29 +1,41 @@
-"""Estimates: how long the jobs that are left will take, from short probes of the parts they are made of."""
+"""Estimates: how long the jobs that are left will take, from short probes of the parts they are made of.
+
+A training is rehearsed: the trainer's own loop goes through a few images in a few epochs spread over the training, so that phases
+and late starts are seen at their shares.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from bench import contexts
-from bench.data import fetch, one_hot
-from bench.explain import Selection, Subject, batch_size_for
-from bench.interfaces import Batch
+from bench.data import fetch
+from bench.environment import measuring
+from bench.explain import Selection, Subject
 from bench.keys import derived_seed
 from bench.plan import Explaining, Job, Plan, Scoring, Training
 from bench.score import Costs, score
-from bench.train import row_losses
+from bench.train import PLAIN_PASSES, FitContext, TrainingData, fit
 
 PROBE_IMAGES = 4
 PROBE_BATCH = 32
 PROBE_SECONDS = 0.5
+MOST_EPOCHS, FEWEST_EPOCHS = 12, 3  # Of a rehearsal; as many as go into its seconds.
+REHEARSAL_SECONDS = 5.0
+GOLDEN = (5**0.5 - 1) / 2
+AGREED = 0.5  # Images to which the network gives their label, on which some methods spend more: few at first, most in the end.
+STANDSTILL = 1e-9  # A learning rate under which a rehearsal leaves the network what it is.
 
 
 def seconds(plan: Plan, jobs: Sequence[Job], device: str) -> float | None:
-    """Seconds for these jobs on this machine, or None where a probe fails. Augmenters are taken as active from the start."""
+    """Seconds for these jobs on this machine, or None where a probe fails."""
     probes: dict[Any, float] = {}
     total = 0.0
     for job in jobs:
@@ -69,8 +81,10 @@ def _kind_of_work(job: Job) -> tuple[Any, ...]:
 def _images(job: Job, plan: Plan) -> int:
     match job:
         case Training():
-            size = job.recipe.train_images or len(job.data.train)
-            return size * job.recipe.epochs if job.fits else 0
+            if not job.fits:
+                return 0
+            size = min(job.recipe.train_images or len(job.data.train), len(job.data.train))
+            return round(size * (1 - job.recipe.validation)) * job.recipe.epochs
         case Scoring() if not getattr(job.metric.part, "per_image", True):
             return PROBE_IMAGES  # Asked once, whatever the number of images.
         case Scoring() if job.all_images:
@@ -84,9 +98,9 @@ def _probe(job: Job, plan: Plan, device: str) -> float:
     training = job if isinstance(job, Training) else job.training
     if isinstance(job, Training) and not job.fits:
         return 0.0
-    subject = _subject(training, device)
+    subject = subject_of(training, device)
     if isinstance(job, Training):
-        return _timed(lambda: _step(job, subject), PROBE_BATCH)
+        return rehearse(job, subject, job.recipe.batch_size if device.startswith("cuda") else min(job.recipe.batch_size, PROBE_BATCH)).seconds
     selection = Selection(training.data.test, plan.selection(training.data)[:PROBE_IMAGES])
     if isinstance(job, Explaining):
         return _timed(lambda: _explain(job.explainer.part, subject, selection), PROBE_IMAGES)
@@ -112,7 +126,8 @@ def _timed(work: Any, images: int) -> float:
     return min(times) / images
 
 
-def _subject(training: Training, device: str) -> Subject:
+def subject_of(training: Training, device: str) -> Subject:
+    """A new network as the job would build it."""
     info = training.data.train.info if training.fits else training.data.test.info
     torch.manual_seed(derived_seed("probe"))
     module = training.model.part.build(info).to(device).eval()
@@ -122,30 +137,97 @@ def _subject(training: Training, device: str) -> Subject:
     return Subject(module, info, model.target_layers(module), model.stages(module), device, getattr(module, "input_size", None))
 
 
-def _step(job: Training, subject: Subject) -> None:
-    """One training step as the plain loop does it, with the augmenter at work."""
+@dataclass(frozen=True)
+class Rehearsed:
+    """What a training image costs, by the mean over the training: seconds, and passes forward and backward."""
+
+    seconds: float
+    passes: float
+
+
+def spread(epochs: int) -> list[int]:
+    """Epochs that stand for equal parts of a training, the last part first, in an order whose beginnings are spread over it too."""
+    count = min(epochs, MOST_EPOCHS)
+    order = sorted(range(count), key=lambda place: place * GOLDEN % 1)
+    return [int((count - place - 0.5) / count * epochs) for place in order]
+
+
+def rehearse(job: Training, subject: Subject, batch_size: int, chosen: Callable[[int], list[int]] = spread, agreed: float = AGREED) -> Rehearsed:
+    """Let the job's own trainer and augmenter go through one batch in each of the chosen epochs, and say what it took.
+
+    agreed: the share of the images that have the label that the network gives them.
+    """
     assert job.augmenter is not None
-    explainers = [part.part for part in job.augmenter.references.values() if part.kind == "explainer"]
-    data = job.data.train
-    rows = torch.arange(min(PROBE_BATCH, len(data)))
-    images = fetch(data, rows, subject.size)
-    batch = Batch.of(images.inputs.to(subject.device), one_hot(images.labels, subject.info.num_classes).to(subject.device), rows.to(subject.device))
-    context = contexts.step_context(
-        subject.model,
-        subject.info,
-        subject.target_layers,
-        subject.stages,
-        explainers[0] if explainers else None,
-        key="probe",
-        epoch=99,
-        epochs=100,
-        progress=0.999,
+    recipe = replace(job.recipe, batch_size=batch_size, learning_rate=STANDSTILL, validation=0.0, equal_passes=False, report="last")
+    data = _rehearsal_data(job, subject, batch_size, agreed)
+    context = _Rehearsal(
+        recipe, subject.info, job.seed, "probe", subject.device, subject.target_layers, subject.stages, _explainer_of(job), chosen=chosen
     )
-    batch = job.augmenter.part(subject.model, batch, context)
-    subject.model.train()
-    losses = row_losses(subject.model(batch.inputs), batch.targets, subject.info.multi_label)
-    torch.autograd.grad(losses.mean(), [parameter for parameter in subject.model.parameters() if parameter.requires_grad])
-    subject.model.eval()
+    with torch.random.fork_rng(devices=[]):
+        fit(job.trainer.part, subject.model, data, job.augmenter.part, context)
+    found = Rehearsed(*(sum(taken) / len(taken) / len(data.indices) for taken in zip(*context.taken[1:], strict=True)))
+    if not job.recipe.equal_passes:
+        return found
+    return replace(found, seconds=found.seconds * min(1.0, PLAIN_PASSES / found.passes))
+
+
+@dataclass
+class _Rehearsal(FitContext):
+    """Yields a few of a training's epochs, the first of them twice, and keeps the seconds and the passes of each."""
+
+    chosen: Callable[[int], list[int]] = spread
+    taken: list[tuple[float, float]] = field(default_factory=list)
+
+    def epochs(self, model: nn.Module, data: TrainingData, epochs: int | None = None, **state: Any) -> Iterator[int]:
+        self.total_epochs = epochs or self.recipe.epochs
+        chosen = self.chosen(self.total_epochs)
+        for epoch in [chosen[0], *chosen]:  # The first time builds kernels and caches.
+            if len(self.taken) > FEWEST_EPOCHS and sum(duration for duration, _ in self.taken) > REHEARSAL_SECONDS:
+                break
+            self._sums, self._counts = {}, {}
+            model.train()
+            before = self._passes()
+            with measuring(self.device) as measured:
+                yield epoch
+            self.taken.append((measured.seconds, self._passes() - before))
+
+    def _passes(self) -> float:
+        return self.passes.forward + self.passes.backward
+
+
+def _rehearsal_data(job: Training, subject: Subject, count: int, agreed: float) -> TrainingData:
+    """A batch of images, some with the label that the network gives them and the others with another."""
+    source = job.data.train
+    rows = torch.arange(min(count, len(source)))
+    images = fetch(source, rows, subject.size)
+    labels = images.labels
+    if labels.ndim == 1:
+        given = _settled(subject.model, images.inputs.to(subject.device)).argmax(1).cpu()
+        kept = torch.arange(len(rows)) < agreed * len(rows)
+        labels = torch.where(kept, given, (given + 1) % subject.info.num_classes)
+    everywhere = labels.new_zeros(len(source), *labels.shape[1:])
+    everywhere[rows] = labels
+    return TrainingData(source, everywhere, rows, rows[:0], subject.size)
+
+
+@torch.no_grad()
+def _settled(model: nn.Module, inputs: Tensor) -> Tensor:
+    """(B, K) logits in eval mode, after the batch norms have taken the statistics of these images for their own."""
+    norms = [(module, module.momentum) for module in model.modules() if isinstance(module, _BatchNorm)]
+    for norm, _ in norms:
+        norm.momentum = 1.0
+    model.train()
+    model(inputs)
+    for norm, momentum in norms:
+        norm.momentum = momentum
+    logits: Tensor = model.eval()(inputs)
+    return logits
+
+
+def _explainer_of(job: Training) -> Any:
+    """The explainer that the augmenter (or the trainer) names as a parameter."""
+    references = [reference for part in (job.augmenter, job.trainer) if part for reference in part.references.values()]
+    return next((reference.part for reference in references if reference.kind == "explainer"), None)
 
 
 def _explain(explainer: Any, subject: Subject, selection: Selection) -> None:
@@ -153,8 +235,7 @@ def _explain(explainer: Any, subject: Subject, selection: Selection) -> None:
         return  # Its preparation takes longer than a probe may.
     inputs = fetch(selection.data, selection.indices, subject.size).inputs.to(subject.device)
     streams = selection.generators("explain", selection.indices)
-    chunk = batch_size_for(subject.image_size)
-    context = contexts.explain_context(subject.model, subject.info, subject.target_layers, subject.stages, streams, chunk)
+    context = contexts.explain_context(subject.model, subject.info, subject.target_layers, subject.stages, streams, subject.at_once)
     contexts.explain(subject.model, explainer, inputs, torch.zeros(len(inputs), dtype=torch.long, device=subject.device), context)
 
 

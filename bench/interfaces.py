@@ -7,9 +7,9 @@ a model normalises them itself.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, get_type_hints, runtime_checkable
 
 import torch
 from pydantic import Field
@@ -31,6 +31,21 @@ class Reference(NamedTuple):
 
 class ByContent(NamedTuple):
     """Marks a path that enters keys as the hash of the file's content: `weights: Annotated[Path | None, ByContent()]`."""
+
+
+class LaterAddition(NamedTuple):
+    """Marks a parameter that came after results were published: it enters keys only where it differs from this default, so that
+    what was published keeps its key: `auxiliary_norm: Annotated[bool, LaterAddition(False)] = False`.
+    """
+
+    default: Any
+
+
+def unset_additions(owner: Any) -> set[str]:
+    """The names of a dataclass instance's later additions that are as they were before they came."""
+    hints = get_type_hints(type(owner), include_extras=True)
+    marks = {name: mark for name, hint in hints.items() for mark in getattr(hint, "__metadata__", ()) if isinstance(mark, LaterAddition)}
+    return {name for name, mark in marks.items() if getattr(owner, name) == mark.default}
 
 
 Explaining = Annotated[str, Reference("explainer")]
@@ -66,7 +81,8 @@ class Sample(NamedTuple):
     """One image. `image` (C, H, W), float in [0, 1] or uint8; `label` an int or (K,) of 0 and 1; `index` is stable.
 
     `masks` (M, H, W) bool says where the labelled object is. `boxes` (M, 5) float holds x0, y0, x1, y1 in pixels of this
-    image and 1 where the object is marked difficult.
+    image and 1 where the object is marked difficult. Multi-label data that know which object is of which class say so: with one
+    mask per class, in the order of the classes, or with the class of each box in a sixth column.
     """
 
     image: Tensor
@@ -197,6 +213,13 @@ class Recipe:
     train_images: Annotated[int, Field(ge=2)] | None = None  # A seeded, class-balanced part of the training images; all if none.
     precision: Literal["fp32", "bf16"] = "fp32"
     memory_format: Literal["channels_last", "contiguous"] = "channels_last"
+    # A training ends when it has spent what `epochs` plain ones take: a forward and a backward pass for each image. Its schedule follows the passes.
+    equal_passes: Annotated[bool, LaterAddition(False)] = False
+
+    def identity(self) -> dict[str, Any]:
+        """What enters keys."""
+        unset = unset_additions(self)
+        return {name: value for name, value in asdict(self).items() if name not in unset}
 
 
 Explain = Callable[..., Tensor]
@@ -279,8 +302,8 @@ class Explained:
     """Test images with what is known about them: what a metric scores.
 
     inputs (B, C, H, W) at the model's size; labels (B,) or (B, K); indices (B,); targets (B,) the explained classes;
-    logits (B, K); attributions (B, 1, H, W) or None; masks (B, 1, H, W) bool or None: where the labelled object is;
-    boxes: one (M, 5) per image or None.
+    logits (B, K); attributions (B, 1, H, W) or None; masks (B, 1, H, W) bool or None: where the labelled object is, or
+    (B, K, H, W) where the objects of each class are; boxes: one (M, 5), or (M, 6) with classes, per image or None.
     """
 
     inputs: Tensor
@@ -348,6 +371,9 @@ class Part(Protocol):
     Optional class attributes: `default = True` takes the part where a run names none; `floor = True` adds it to every run;
     `argument` names the field that `"name:value"` fills; `claim` says what has been shown of the method; `quick` holds
     parameters with which its promises can be checked in seconds; `trainers` names the only trainers an augmenter is for.
+    Of a trainer: `fits = False` says that nothing is trained; `augmenter_methods` names what it calls of an augmenter that every
+    one must have, `optional_methods` what it calls where there is such a method; `keeps_branches = True` says that it sends rows
+    through the batch norms of their branch, `equal_passes = True` that it goes by progress alone, so that a recipe may cut it.
     """
 
     name: ClassVar[str]
@@ -377,7 +403,8 @@ class Augmenter(Part, Protocol):
 
     Optional, each looked up by name: `forward(model, batch, context) -> logits` for methods that mix inside the network;
     `loss(logits, batch) -> (B,)` one loss per row instead of cross-entropy (AugMix's divergence, by `batch.group`);
-    `end_epoch(model, data, context) -> ArrayData | None` images to add to the training set from the next epoch on.
+    `end_epoch(model, data, context) -> ArrayData | None` images to add to the training set from the next epoch on;
+    `branches`, the momentum of each set of batch norms, beside the network's own, that `Batch.branch` names (1 for the first).
     """
 
     def __call__(self, model: nn.Module, batch: Batch, context: StepContext) -> Batch: ...
@@ -394,7 +421,8 @@ class Metric(Part, Protocol):
     says that the rows are not images (repeats of a timing, epochs), and it is called once; `timed = True` says that the
     value belongs to a machine. Optional methods: `values(rows) -> (N,)` the number each image stands with (default: the row,
     or its mean); `aggregate(rows) -> float` (default: the mean of the values; ECE and the like bring their own);
-    `curve(rows) -> Curve`.
+    `curve(rows) -> Curve`; `figure(model, data, context, path)` draws the network into a PNG, of the scored images, which
+    `data.batches(size)` gives as pairs (inputs, labels), with an ExplainContext.
     """
 
     higher_is_better: ClassVar[bool]

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from bench import environment
+from bench import composition, environment
 from bench.data import labels_of, select
 from bench.errors import DataError, InvalidValue
 from bench.interfaces import DatasetInfo, ImageData, Recipe
@@ -168,8 +168,9 @@ def make(spec: Spec, registry: Registry, root: Path | None, device: str) -> Plan
     """Resolve every part and key every job. Raises BenchError for a name, a parameter or data that is not there."""
     parts = {
         kind: [registry.resolve(kind, request) for request in getattr(spec, f"{kind}s")]
-        for kind in ("dataset", "model", "trainer", "augmenter", "explainer", "metric")
+        for kind in ("dataset", "model", "trainer", "explainer", "metric")
     }
+    parts["augmenter"] = [composition.resolve(registry, request) for request in spec.augmenters]
     noises = [None if request == NO_NOISE else registry.resolve("noise", request) for request in spec.label_noise]
     left_out: list[str] = []
     trainings = list(_trainings(spec, registry, [Data(part, root) for part in parts["dataset"]], parts, noises, left_out))
@@ -195,6 +196,9 @@ def _trainings(
         _check_weights(data, model, trainer)
         if not getattr(trainer.part, "fits", True):
             yield _training(spec, data, model, trainer, None, None, 0)
+            continue
+        if spec.recipe.equal_passes and not getattr(trainer.part, "equal_passes", False):
+            left_out.append(f"{trainer.label}: recipe.equal_passes ends a training early, and this trainer counts in epochs")
             continue
         augmenters, floor = _fitting(trainer, parts["augmenter"], left_out)
         for noise, augmenter, seed in product(noises, augmenters, spec.seeds):
@@ -242,6 +246,12 @@ def _misfit(trainer: ResolvedPart, augmenter: ResolvedPart) -> str | None:
     wanted = getattr(augmenter.part, "trainers", None)
     if wanted is not None and trainer.entry.name not in wanted:
         return f"the augmenter is made for {', '.join(wanted)}"
+    if getattr(augmenter.part, "branches", ()) and not getattr(trainer.part, "keeps_branches", False):
+        return "the augmenter sends rows through batch norms of their own, which the trainer does not keep"
+    for part in getattr(augmenter.part, "parts", ()):
+        for method in getattr(trainer.part, "optional_methods", ()):
+            if hasattr(part.part, method):
+                return f"the trainer calls the {method} of {part.label} and nothing else of it, so that nothing can follow it or come before it"
     return None
 
 
@@ -258,7 +268,7 @@ def _training(
             "dataset": info.fingerprint,  # What it is called, and where it lies, changes nothing.
             "augmenter": augmenter.identity(),
             "noise": None if noise is None else noise.identity(),
-            "recipe": dataclasses.asdict(spec.recipe) | {"flip": spec.recipe.flip and info.flippable},
+            "recipe": spec.recipe.identity() | {"flip": spec.recipe.flip and info.flippable},
             "seed": seed,
         }
     return Training(key(identity), identity, data, model, trainer, augmenter, noise, spec.recipe, seed)

@@ -11,7 +11,7 @@ from typing import Any, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from bench.errors import InvalidValue, NameTaken, PluginError, UnknownName, WeightsError, did_you_mean
-from bench.interfaces import KINDS, ByContent, Reference
+from bench.interfaces import KINDS, ByContent, Reference, unset_additions
 from bench.keys import file_digest
 
 TRAITS = {"metric": ("higher_is_better", "category", "unit", "needs")}  # What a class of this kind says about itself.
@@ -168,7 +168,8 @@ def _json_parameters(entry: Entry, part: Any) -> dict[str, Any]:
             if not path.is_file():
                 raise WeightsError(f"{entry.kind} '{entry.name}': {name} is {path}, and there is no such file.")
             values[name] = file_digest(path)
-    return dict(values)
+    unset = unset_additions(part)
+    return {name: value for name, value in values.items() if name not in unset}
 
 
 def _marks(factory: type) -> dict[str, Any]:

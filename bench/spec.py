@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from bench.errors import InvalidValue, did_you_mean
-from bench.interfaces import Recipe
+from bench.interfaces import Recipe, unset_additions
 from bench.keys import key
 from bench.registry import Registry, describe
 
@@ -88,7 +88,8 @@ class Spec(BaseModel):
                     f"the run names no {kind}, and no installed one calls itself default.\nName one with --{kind}s; installed: bench plugins {kind}"
                 )
         completed = self.model_copy(update=lists)
-        name = self.name or f"run-{key(completed.model_dump(mode='json', exclude={'name'}))[:6]}"
+        said = completed.model_dump(mode="json", exclude={"name": True, "recipe": unset_additions(self.recipe)})
+        name = self.name or f"run-{key(said)[:6]}"
         return completed.model_copy(update={"name": name})
 
     def toml(self) -> str:

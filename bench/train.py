@@ -20,6 +20,7 @@ from bench.environment import measuring
 from bench.errors import InvalidValue, TrainingDiverged
 from bench.interfaces import ArrayData, Batch, DatasetInfo, ImageData, Layer, Passes, Recipe, StepContext
 from bench.keys import derived_seed
+from bench.norms import BranchNorms
 from bench.store import write_bytes, writing
 
 
@@ -98,6 +99,10 @@ def row_losses(logits: Tensor, targets: Tensor, multi_label: bool, smoothing: fl
     return F.cross_entropy(logits, targets, reduction="none", label_smoothing=smoothing)
 
 
+ALMOST_1 = math.nextafter(1.0, 0.0)
+PLAIN_PASSES = 2  # One forward and one backward for each image.
+
+
 @dataclass
 class FitContext:
     """What a trainer is given: the recipe, and the loops that seed, count, time, log, save and resume for it.
@@ -119,6 +124,7 @@ class FitContext:
     log: list[dict[str, Any]] = field(default_factory=list)
     passes: Passes = field(default_factory=Passes)
     total_epochs: int | None = None
+    budget: float | None = None  # Passes that may be spent, where the recipe gives every augmenter equally many.
     _sums: dict[str, Tensor | float] = field(default_factory=dict)
     _counts: dict[str, int] = field(default_factory=dict)
     _best: tuple[float, dict[str, Tensor]] | None = None
@@ -151,13 +157,18 @@ class FitContext:
 
     def epochs(self, model: nn.Module, data: TrainingData, epochs: int | None = None, **state: Any) -> Iterator[int]:
         """The epochs that are left. The model, the data's extra images and anything in `state` with a `state_dict` are saved
-        after each and restored at a restart.
+        after each and restored at a restart. With equal passes they end, in the midst of one, when the passes are spent.
 
         Raises TrainingDiverged after an epoch whose loss is not a number.
         """
         self.total_epochs = epochs or self.recipe.epochs
+        if self.recipe.equal_passes:
+            size = min(self.recipe.batch_size, len(data.indices))
+            self.budget = PLAIN_PASSES * self.epochs_in_all * (len(data.indices) // size) * size
         everything = {"model": model, "data": data, **state}
         for epoch in range(self._resume(everything), self.epochs_in_all):
+            if self._spent() >= 1:
+                break
             start, before = time.perf_counter(), Passes(self.passes.forward, self.passes.backward)
             self._sums, self._counts = {}, {}
             model.train()
@@ -191,6 +202,8 @@ class FitContext:
             order = self.shuffled(order, stream, epoch)
         steps = max(1, len(order) // size)
         for step in range(steps):
+            if self._spent() >= 1:
+                return
             rows = order[step * size : (step + 1) * size]
             inputs = data.inputs(rows)
             inputs = self.cropped(inputs, stream, epoch, step) if crop else self._laid_out(inputs)
@@ -227,16 +240,26 @@ class FitContext:
             epoch=epoch,
             epochs=self.epochs_in_all,
             step=step,
-            progress=(epoch * steps + step) / (steps * self.epochs_in_all),
+            progress=min(self._spent(), ALMOST_1) if self.budget else (epoch * steps + step) / (steps * self.epochs_in_all),
             class_counts=class_counts(data.labels[data.indices], self.info.num_classes),
             log=self.average,
         )
 
-    def loss(self, model: nn.Module, augmenter: Any, batch: Batch, step: StepContext) -> Tensor:
-        """The weighted mean of the rows' losses; augmenters may bring their own forward or loss."""
+    def branch_norms(self, model: nn.Module, augmenter: Any) -> BranchNorms | None:
+        """The batch norms of the augmenter's further branches, to be trained and given to `epochs` and `loss`, if it has any."""
+        momenta = getattr(augmenter, "branches", ())
+        return BranchNorms(model, momenta) if momenta else None
+
+    def loss(self, model: nn.Module, augmenter: Any, batch: Batch, step: StepContext, norms: BranchNorms | None = None) -> Tensor:
+        """The weighted mean of the rows' losses; augmenters may bring their own forward or loss, and rows norms of their own."""
         own_forward, own_loss = getattr(augmenter, "forward", None), getattr(augmenter, "loss", None)
         with self.autocast():
-            logits = own_forward(model, batch, step) if own_forward else model(batch.inputs)
+            if own_forward:
+                logits = own_forward(model, batch, step)
+            elif norms is not None and batch.branch.any():
+                logits = norms(model, batch.inputs, batch.branch)
+            else:
+                logits = model(batch.inputs)
         logits = logits.float()
         losses = own_loss(logits, batch) if own_loss else row_losses(logits, batch.targets, self.info.multi_label, self.recipe.label_smoothing)
         loss: Tensor = (losses * batch.weights).sum() / batch.weights.sum()
@@ -268,6 +291,10 @@ class FitContext:
         """Count images, rows and steps; their sum over the epoch is kept."""
         for name, value in counts.items():
             self._counts["sum " + name] = self._counts.get("sum " + name, 0) + value
+
+    def _spent(self) -> float:
+        """The share of the budget that is spent, 0 without one."""
+        return (self.passes.forward + self.passes.backward) / self.budget if self.budget else 0.0
 
     # Around an epoch
 
@@ -340,9 +367,12 @@ def rate_at(recipe: Recipe, progress: float, least: float = 0.0) -> float:
 
 
 def fit(trainer: Any, model: nn.Module, data: TrainingData, augmenter: Any, context: FitContext) -> dict[str, Any]:
-    """Train, and return what it took: images, rows, steps, passes, seconds, peak memory, and the log of each epoch."""
+    """Train, and return what it took: images, rows, steps, passes (and how many it might spend, where the recipe says so), seconds,
+    peak memory, and the log of each epoch.
+    """
     with contexts.counting(model, context.passes), measuring(context.device) as measured:
         trainer.fit(model, data, augmenter, context)
     model.eval()
     totals = {name: sum(epoch.get(name, 0) for epoch in context.log) for name in ("images", "rows", "steps", "forward", "backward", "seconds")}
-    return {**totals, "peak_memory": measured.peak_memory, "epochs": context.log}
+    allowed = {} if context.budget is None else {"budget": context.budget}
+    return {**totals, **allowed, "peak_memory": measured.peak_memory, "epochs": context.log}

@@ -29,7 +29,7 @@ ReadMasks = Callable[[NDArray[np.uint8], "int | tuple[int, ...]"], Tensor]
 class Item(NamedTuple):
     """An image file: its path below the data set's folder, its label, its boxes in pixels of the file, and its mask file.
 
-    A box is x0, y0, x1, y1, and 1 if the object is marked difficult.
+    A box is x0, y0, x1, y1, 1 if the object is marked difficult, and, where an image has several labels, the object's class.
     """
 
     file: str
@@ -169,7 +169,7 @@ def measured(folder: Path, names: Sequence[str]) -> dict[str, Measured]:
 
 
 def box_tensor(boxes: Iterable[Sequence[float]]) -> Tensor:
-    """(M, 5), a fifth number that is missing being 0; (0, 5) for no box."""
+    """(M, 5), a fifth number that is missing being 0, or (M, 6) with classes; (0, 5) for no box."""
     rows = [[*box, *[0.0] * (5 - len(box))] for box in boxes]
     return torch.tensor(rows) if rows else torch.zeros(0, 5)
 

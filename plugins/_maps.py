@@ -85,7 +85,14 @@ def upsample(maps: Tensor, size: torch.Size) -> Tensor:
 def rescaled(maps: Tensor) -> Tensor:
     """Each (B, 1, H, W) map stretched to [0, 1]; a constant one becomes 0."""
     low, high = maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True)
-    return (maps - low) / torch.where(high > low, high - low, 1)
+    return (maps - low).div_(torch.where(high > low, high - low, 1))
+
+
+def seen_through(masks: Tensor, inputs: Tensor, hidden: Tensor, rows: Tensor) -> Tensor:
+    """(n, C, H, W) the images of these rows where their masks (n, 1, H, W) are 1, what hides them where the masks are 0."""
+    behind = hidden[:1] if hidden.stride(0) == 0 else hidden[rows]  # One colour for all images need not be copied.
+    images = inputs.index_select(0, rows)
+    return torch.lerp(behind, images, masks, out=images)
 
 
 def chosen_channels(chosen: Tensor, chunk: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -120,6 +120,17 @@ class NetworkPart:
         return module.stages
 
 
+class Arithmetic(nn.Module):
+    """Sums and rearrangements without weights, as a module of its own: explainers that follow modules see nothing else."""
+
+
+class Addition(Arithmetic):
+    """Where the branches of a block meet."""
+
+    def forward(self, residual: Tensor, carried: Tensor) -> Tensor:
+        return residual + carried
+
+
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions around which the input is carried, with a rectifier of its own after each."""
 
@@ -130,12 +141,13 @@ class BasicBlock(nn.Module):
         self.relu1 = nn.ReLU()
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
+        self.add = Addition()
         self.relu2 = nn.ReLU()
         self.downsample = shortcut
 
     def forward(self, inputs: Tensor) -> Tensor:
         residual = self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(inputs)))))
-        return self.relu2(residual + (inputs if self.downsample is None else self.downsample(inputs)))
+        return self.relu2(self.add(residual, inputs if self.downsample is None else self.downsample(inputs)))
 
 
 def averaged(network: nn.Module, maps: Tensor) -> Tensor:

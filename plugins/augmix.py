@@ -74,6 +74,7 @@ class AugMixPlain:
         """(n, C, H, W) each image after operations of its own, one after another."""
         count, generator = len(images), context.generator
         hidden = context.fill(self.fill, images)
+        images = images.clone()
         depths = torch.full((count,), self.depth) if self.depth else torch.randint(1, 4, (count,), generator=generator)
         for step in range(int(depths.max())):
             drawn = torch.randint(len(OPERATIONS), (count,), generator=generator).masked_fill(step >= depths, -1)
@@ -84,7 +85,7 @@ class AugMixPlain:
                 if len(rows):
                     place = rows.to(images.device)
                     changed = operation(images[place], levels[rows].to(images), signs[rows].to(images), hidden[place])
-                    images = images.index_copy(0, place, changed)
+                    images.index_copy_(0, place, changed)
         return images
 
 
@@ -203,8 +204,10 @@ def moved_by(images: Tensor, hidden: Tensor, matrices: Tensor, centred: bool) ->
     places = torch.stack([x + 0.5 - origin[0], y + 0.5 - origin[1], torch.ones_like(x)], 2)  # (H, W, 3)
     seen = torch.einsum("hwk,nik->nhwi", places, matrices.view(-1, 2, 3)) + origin  # (n, H, W, 2)
     size = images.new_tensor([width, height])
-    outside = ((seen < 0) | (seen >= size)).any(3).unsqueeze(1)
-    sampled = F.grid_sample(images, 2 * seen / size - 1, mode="bilinear", padding_mode="border", align_corners=False)
+    beyond = (seen < 0) | (seen >= size)
+    outside = (beyond[..., 0] | beyond[..., 1]).unsqueeze(1)
+    grid = seen.mul_(2).div_(size).sub_(1)  # From -1 to 1, as torch counts.
+    sampled = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
     return torch.where(outside, hidden, sampled)
 
 

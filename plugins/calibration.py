@@ -7,17 +7,20 @@ share of the images times the distance between its accuracy and its mean confide
 Choices: `ece` has 15 bins, as Guo et al.; `ece-10` has 10, as ExCon's code. A bin holds its lower edge. On multi-label data each
 class of an image is a prediction of its own: the confidence is that of the answer given (yes above .5), NLL and Brier are means over
 classes. All test images are scored. An image's own number in ECE is its confidence minus 1 if right, 0 if wrong: the mean tells
-over-confidence, the metric itself is computed over all images.
+over-confidence, the metric itself is computed over all images. Chance alone moves every bin off the diagonal, so ECE is too large
+on few images, and resampled images add as much again: of an error near that size the interval lies too high. `figure` is the
+reliability diagram: of each bin the accuracy against the confidence, and below it the share of the images.
 
 Checked against: bins filled by hand, torchmetrics' `multiclass_calibration_error`, and PyTorch's cross-entropy.
 
-Cost: none; the logits of the test images are there already.
+Cost: none; the logits of the test images are there already. The figure takes one forward pass per image.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,8 +28,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from bench import hookimpl
+from bench.contexts import forward
 from bench.hookspecs import Register
-from bench.interfaces import Explained, MetricContext
+from bench.interfaces import ExplainContext, Explained, MetricContext
+from bench.layers import evaluating
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ class _OfProbabilities:
 
 @dataclass(frozen=True)
 class ExpectedCalibrationError(_OfProbabilities):
-    """How far confidence and accuracy lie apart, over bins of equal confidence (15)."""
+    """How far confidence and accuracy lie apart, over bins of equal width: 15, or as many as the name says."""
 
     name: ClassVar[str] = "ece"
     paper: ClassVar[str] = "Guo et al.; On Calibration of Modern Neural Networks; ICML 2017; arXiv:1706.04599"
@@ -53,14 +58,7 @@ class ExpectedCalibrationError(_OfProbabilities):
 
     def __call__(self, model: nn.Module, explained: Explained, context: MetricContext) -> Tensor:
         """(B, 2) confidence, then 1 if right; (B, 2K) for multi-label data, confidences first."""
-        probabilities = context.probability(explained.logits)
-        if explained.labels.ndim == 2:
-            confidence = torch.maximum(probabilities, 1 - probabilities)
-            right = (probabilities > 0.5) == (explained.labels > 0)
-        else:
-            confidence, predicted = probabilities.max(1, keepdim=True)
-            right = predicted == explained.labels.view(-1, 1)
-        return torch.cat([confidence, right.to(confidence)], dim=1)
+        return confident_and_right(context.probability(explained.logits), explained.labels)
 
     def values(self, rows: Tensor) -> Tensor:
         """(N,) over-confidence of each image."""
@@ -69,10 +67,69 @@ class ExpectedCalibrationError(_OfProbabilities):
 
     def aggregate(self, rows: Tensor) -> float:
         confidence, right = (part.flatten().double().contiguous() for part in rows.chunk(2, dim=1))
-        inner_edges = torch.linspace(0, 1, self.bins + 1, dtype=torch.float64)[1:-1]
-        own_bin = torch.bucketize(confidence, inner_edges, right=True)
+        own_bin = bins_of(confidence, self.bins)
         gaps = torch.zeros(self.bins, dtype=torch.float64).index_add_(0, own_bin, confidence - right)
         return float(gaps.abs().sum() / len(confidence))  # A bin's share times its gap is its summed gap over all images.
+
+    def figure(self, model: nn.Module, data: Any, context: ExplainContext, path: Path) -> None:
+        """Draw the reliability diagram of these images into a file."""
+        rows = []
+        with evaluating(model):
+            for inputs, labels in data.batches(context.chunk):
+                rows.append(confident_and_right(context.probability(forward(model, inputs, context.chunk)), labels.to(inputs.device)).cpu())
+        draw(reliability(torch.cat(rows), self.bins), self.aggregate(torch.cat(rows)), path)
+
+
+def confident_and_right(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """(B, 2) confidence, then 1 if right; (B, 2K) for labels (B, K), confidences first."""
+    if labels.ndim == 2:
+        confidence = torch.maximum(probabilities, 1 - probabilities)
+        right = (probabilities > 0.5) == (labels > 0)
+    else:
+        confidence, predicted = probabilities.max(1, keepdim=True)
+        right = predicted == labels.view(-1, 1)
+    return torch.cat([confidence, right.to(confidence)], dim=1)
+
+
+def bins_of(confidence: Tensor, bins: int) -> Tensor:
+    """(N,) the bin of each confidence (N,), one at an edge in the upper of the two."""
+    return torch.bucketize(confidence, torch.linspace(0, 1, bins + 1, dtype=torch.float64)[1:-1], right=True)
+
+
+class Reliability(NamedTuple):
+    """Of each bin (n,): the share of the images in it, their mean confidence and their accuracy, NaN for an empty one."""
+
+    share: Tensor
+    confidence: Tensor
+    accuracy: Tensor
+
+
+def reliability(rows: Tensor, bins: int) -> Reliability:
+    """Confidences and right answers by bins of equal width."""
+    confidence, right = (part.flatten().double().contiguous() for part in rows.chunk(2, dim=1))
+    own_bin = bins_of(confidence, bins)
+    count, confident, correct = (
+        torch.zeros(bins, dtype=torch.float64).index_add_(0, own_bin, each) for each in (torch.ones_like(right), confidence, right)
+    )
+    return Reliability(count / len(right), confident / count, correct / count)
+
+
+def draw(bins: Reliability, error: float, path: Path) -> None:
+    """Accuracy against confidence above, the share of the images below."""
+    from matplotlib.figure import Figure  # Here, so that loading the plugins does not load it; `Figure` leaves pyplot's state alone.
+
+    number = len(bins.share)
+    centres = (torch.arange(number) + 0.5) / number
+    figure = Figure(figsize=(5, 6), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    above.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1, label="as right as confident")
+    above.bar(centres, bins.accuracy.nan_to_num(0), width=1 / number, color="tab:blue", alpha=0.35, edgecolor="tab:blue", label="accuracy")
+    above.plot(bins.confidence, bins.accuracy, "o", color="tab:red", markersize=4, label="at the mean confidence")
+    above.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy", title=f"Expected calibration error {error:.3f} ({number} bins)")
+    above.legend(loc="upper left")
+    below.bar(centres, bins.share, width=1 / number, color="0.7", edgecolor="0.5")
+    below.set(ylabel="share of images", xlabel="confidence")
+    figure.savefig(path, dpi=120)
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ into x, and the targets are mixed by its area.
 
 Differs from the paper: SnapMix's map is that of eval mode, from any explainer; signed Grad-CAM equals the class activation map of
 a network with average pooling and one linear layer, up to a factor that the sum removes. Its authors' code counts a pair of one
-class twice; here its weight is the sum of both. Part Swapping and Attribute Mix are from short descriptions, and no code of their
-authors was read. Attribute Mix trains on a class for each attribute of each class, which the targets here have no place for.
+class twice; here its weight is the sum of both. A step divides by the sum of the rows' weights, the authors by their number. Part
+Swapping and Attribute Mix are from short descriptions, and no code of their authors was read. Attribute Mix trains on a class for
+each attribute of each class, which the targets here have no place for.
 
 Choices: targets always add up to 1, so the sum of SnapMix's two weights goes into the weight of the row. The region of an image
 is where its map, brought to [0, 1], is at least `threshold`; Part Swapping takes the box around it. A constant map counts as the

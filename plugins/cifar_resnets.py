@@ -30,6 +30,7 @@ from bench.interfaces import DatasetInfo, WeightsFile
 from bench.keys import file_digest
 from bench_plugins._networks import (
     IMAGENET,
+    Arithmetic,
     BasicBlock,
     Classifier,
     Colours,
@@ -54,7 +55,7 @@ PROJECTION_COLOURS = {10: "cifar10", 100: "cifar100"}
 STAGES = ("layer1", "layer2", "layer3")
 
 
-class PaddedShortcut(nn.Module):
+class PaddedShortcut(Arithmetic):
     """Every second pixel, and zeros for the channels that are new, half before and half after: no parameters."""
 
     def __init__(self, new_channels: int) -> None:

@@ -33,8 +33,11 @@ from bench.interfaces import Explained, Fill, MetricContext
 from bench_plugins._maps import rescaled
 from bench_plugins._scoring import share_of
 
-EDDA = "Li et al.; EDDA: Explanation-driven Data Augmentation to Improve Explanation Faithfulness; 2021"
-GRADCAM_PLUS_PLUS = "Chattopadhay et al.; Grad-CAM++: Improved Visual Explanations for Deep Convolutional Networks; WACV 2018; arXiv:1710.11063"
+EDDA = "Li, Zhang, Li, Trabelsi, Sanner, Jang, Jeong, Shim; EDDA: Explanation-driven Data Augmentation to Improve Explanation Faithfulness; 2021"
+GRADCAM_PLUS_PLUS = (
+    "Chattopadhyay, Sarkar, Howlader, Balasubramanian; "
+    "Grad-CAM++: Generalized Gradient-based Visual Explanations for Deep Convolutional Networks; WACV 2018; arXiv:1710.11063"
+)
 ERASER = "DeYoung et al.; ERASER: A Benchmark to Evaluate Rationalized NLP Models; ACL 2020; arXiv:1911.03429"
 
 

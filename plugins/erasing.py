@@ -11,8 +11,8 @@ Choices: every image has a draw of its own. Lengths, cells and periods are share
 every image size: Cutout's 16 of 32 pixels (CIFAR-10; 8 for CIFAR-100), the cells 16, 32, 44, 56 and the periods 96 to 223 of
 224 pixels. A Cutout square reaches ⌊length/2⌋ to both sides of its centre. Random Erasing draws the logarithm of the aspect
 ratio uniformly and the first of 100 candidates that fits is taken; rows without one stay whole. `squares=False` hides
-GridMask's stripes instead, which leaves the squares. The fills are the papers': the mean colour, and noise for Random Erasing
-(uniform in [0, 1] for each pixel).
+GridMask's stripes instead, which leaves the squares; its ratio of 0.6 is from memory of the paper, the authors' code takes 0.5.
+The fills are the papers': the mean colour, and noise for Random Erasing (uniform in [0, 1] for each pixel).
 
 Checked against: mean hidden areas by enumeration of all centres, the ranges of area and aspect, whole cells, the share hidden
 by a grid that does not turn counted by hand, and torchvision's rectangles in distribution.

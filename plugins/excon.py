@@ -4,14 +4,16 @@ Paper: the first of the two views of an image becomes the image itself with ever
 [0, 1], is not above tau. Where the network does not give the masked image its label, the random view stays. `exconb` adds
 each masked image that was not recognised as a background: a row that is a negative for all others and nothing else.
 
-Differs from the paper: the published code explains and judges masked images with the encoder in training mode, so that batch norm
-follows the masked images too; here both happen in eval mode and leave no trace.
+Differs from the paper: the published code explains and judges masked images with the encoder in training mode, so that batch
+norm follows the masked images too; here both happen in eval mode and leave no trace. An option of the code that none of its
+commands uses, backgrounds as a class of their own, is left out.
 
 Choices: the code explains the image's own label with Grad-CAM without the last ReLU, on the whole image, neither cropped nor
-mirrored. Its layer for CIFAR-100 and ResNet-50 is the last convolution of the second of four blocks; here it is the explainer's.
-Whether the whole image is recognised decides nothing, so it is not asked. A constant map hides everything. Hidden pixels take
-the mean colour. `start` is the share of the training with random views only: 50 of 200 epochs for CIFAR-100, none for Tiny
-ImageNet. `plain-views` leaves both views as the trainer drew them: the arm to compare with, under the same draws.
+mirrored. Its layer for CIFAR-100 and ResNet-50 is the last convolution of the second of four blocks; here it is the
+explainer's. Whether the whole image is recognised decides nothing, so it is not asked. A constant map hides everything. Hidden
+pixels take the mean colour. `start` is the share of the training with random views only: 49 of 200 epochs for CIFAR-100 (the
+code counts from 1 and explains from the 50th on), none for Tiny ImageNet. `plain-views` leaves both views as the trainer drew
+them: the arm to compare with, under the same draws.
 
 Checked against: the mask of the two-channel network by hand, stub networks for each outcome of masking, and a training in which
 the explanations never start, which equals `plain-views` to the bit.
@@ -69,7 +71,7 @@ class ExCon:
 
     explainer: Explaining = "gradcam-signed"
     tau: Fraction = 0.5
-    start: Fraction = 0.25
+    start: Fraction = 49 / 200
     backgrounds: bool = False
     fill: Fill = "mean"
 

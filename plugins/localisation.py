@@ -6,10 +6,12 @@ G with the top 20 % of the pixels by intersection over union; `bbox` is the shar
 map covers (SISE).
 
 Choices: G is the union of the object's masks, or, where the data have none, of its boxes without those marked difficult; an image
-that is left with no region is not scored. Regions and maps are compared at the size of the network's images. A constant map
-counts as even: its energy is spread over the whole image. `pointing-game` forgives nothing; `pointing-game-15` forgives fewer
-than 15 pixels, as TorchRay does on larger images. Equal values are taken by position. Where the explained class is the predicted
-one, a wrong prediction is scored like a right one: what is asked is whether the map lies on the object.
+that is left with no region is not scored. Of images with several labels G is made of the objects of the explained class, where the
+data say which those are (masks by class, or boxes with a class); one without such an object is not scored. Regions and maps are
+compared at the size of the network's images. A constant map counts as even: its energy is spread over the whole image.
+`pointing-game` forgives nothing; `pointing-game-15` forgives fewer than 15 pixels, as TorchRay does on larger images. Equal values
+are taken by position. Of images with one label, a wrong prediction is scored like a right one: what is asked is whether the map lies
+on the object.
 
 Checked against: regions whose answers follow by counting: an even map, a map equal to the region, a map beside it.
 
@@ -32,7 +34,8 @@ from bench.interfaces import Explained, MetricContext
 from bench_plugins._scoring import places, share_of
 
 SISE = (
-    "Sudhakar et al.; Explaining Convolutional Neural Networks through Attribution-Based Input Sampling and Block-Wise Feature Aggregation; AAAI 2021"
+    "Sattarzadeh, Sudhakar, Lem, et al.; Explaining Convolutional Neural Networks through Attribution-Based Input Sampling and "
+    "Block-Wise Feature Aggregation; AAAI 2021; arXiv:2010.00672"
 )
 
 
@@ -131,9 +134,17 @@ class Bbox(_OfTheRegion):
 
 def region(explained: Explained) -> Tensor:
     """(B, H*W) bool: where the object is, by its masks or else its boxes."""
-    if explained.masks is not None:
-        return explained.masks.flatten(1)
-    return inside_boxes(explained.boxes, explained.inputs.shape[-2:]).to(explained.inputs.device)
+    masks = explained.masks
+    if masks is not None:
+        rows = torch.arange(len(masks), device=masks.device)
+        return (masks[rows, explained.targets] if masks.shape[1] > 1 else masks).flatten(1)
+    boxes = [of_class(image, int(target)) for image, target in zip(explained.boxes, explained.targets, strict=True)]
+    return inside_boxes(boxes, explained.inputs.shape[-2:]).to(explained.inputs.device)
+
+
+def of_class(boxes: Tensor, target: int) -> Tensor:
+    """(M, 5) the boxes of this class, where a sixth column says of which class each is; else all."""
+    return boxes[boxes[:, 5] == target, :5] if boxes.shape[1] > 5 else boxes
 
 
 def inside_boxes(boxes: Sequence[Tensor], size: Sequence[int]) -> Tensor:

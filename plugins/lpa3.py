@@ -14,7 +14,8 @@ valid. `bound` is a slack in nats and the length of a step in nats, not a radius
 Differs from the paper: the condition is the code's one-sided one, with slack. The code attacks in training mode through a
 second set of batch norms and changes its statistics; here the network is in eval mode and nothing in it changes, so images do
 not influence each other. For the same reason the objective is summed over the batch and not averaged, which only the 1e-8
-beside the gradient's length can tell. There is no auxiliary batch norm in training: twins go through the one set.
+beside the gradient's length can tell. Where the code trains on twins through second batch norms, `auxiliary_norm` does so (with the
+code's momentum of 0.01; the attack still looks through the first); by default they go through the one set.
 
 Choices: δ, its start, the gradient's length and the probe are in model space (pixels divided by the network's standard
 deviation), where the published numbers belong. The label held is the network's own; for multi-label data it is the set of
@@ -42,10 +43,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from bench import hookimpl
-from bench.interfaces import Batch, Fraction, StepContext
+from bench.interfaces import Batch, Fraction, LaterAddition, StepContext
 
 Positive = Annotated[float, Field(gt=0)]
 
+AUXILIARY_MOMENTUM = 0.01
 INITIAL = 0.01  # Half-width of δ's start, in model space.
 HALVINGS = 8  # Of the strict variant: the share of δ that is kept is found to 1/256.
 
@@ -66,12 +68,21 @@ class LPA3:
     start: Fraction = 0.0
     fraction: Fraction = 1.0
     strict: bool = False
+    auxiliary_norm: Annotated[bool, LaterAddition(False)] = False
+
+    @property
+    def branches(self) -> tuple[float, ...]:
+        """The momentum of the twins' own batch norms, where they have some."""
+        return (AUXILIARY_MOMENTUM,) if self.auxiliary_norm else ()
 
     def __call__(self, model: nn.Module, batch: Batch, context: StepContext) -> Batch:
         rows = self.chosen(len(batch), context.generator).to(batch.inputs.device)
         if context.progress < self.start or not len(rows):
             return batch
-        return batch.append(self.attack(model, batch.inputs[rows], context), rows)
+        twins = batch.append(self.attack(model, batch.inputs[rows], context), rows)
+        if not self.auxiliary_norm:
+            return twins
+        return twins.replace(branch=torch.cat([batch.branch, torch.ones_like(rows)]))
 
     def chosen(self, count: int, generator: torch.Generator) -> Tensor:
         """(n,) the rows to attack, in order."""

@@ -11,7 +11,7 @@ Food-101 and Oxford-IIIT Pet. Nothing is fetched otherwise.
 
 Choices: where the labels of the test images are not public, the validation images are the test part (Tiny-ImageNet, VOC 2012, Imagenette);
 VOC 2007 trains on trainval. VOC has several labels an image: a class is there if an object of it is that is not marked difficult. Its boxes
-are those of all objects, whatever their class; `segmentation = true` takes the images that have masks, one mask a class in the order of the
+are those of all objects, each with its class; `segmentation = true` takes the images that have masks, one mask a class in the order of the
 classes, borders left out. Pixels counted from 1 to the last one (VOC) and from 0 to the last one (Tiny-ImageNet) become corners; boxes of
 Stanford Dogs are corners as they are. A pet's mask is the inner part of its trimap. VOC is squashed to 224x224 as in EDDA; the others are cut
 to a square. Normalisation is ImageNet's.
@@ -181,6 +181,7 @@ class Voc(Published):
     year: Literal["2007", "2012"] = "2012"
     segmentation: bool = False
     name: ClassVar[str] = "voc2012"
+    version: ClassVar[int] = 2  # Boxes have classes.
     paper: ClassVar[str] = "Mark Everingham and others; The PASCAL Visual Object Classes Challenge: A Retrospective; IJCV 2015"
     source: ClassVar[str] = "http://host.robots.ox.ac.uk/pascal/VOC"
     licence: ClassVar[str] = "photographs of flickr users, each under flickr's terms of use"
@@ -207,7 +208,7 @@ class Voc(Published):
     def _item(self, folder: Path, name: str) -> Item:
         objects = annotated(folder / "Annotations" / f"{name}.xml")
         there = {each.name for each in objects if not each.difficult}
-        boxes = tuple((each.x0 - 1, each.y0 - 1, each.x1, each.y1, each.difficult) for each in objects)
+        boxes = tuple((each.x0 - 1, each.y0 - 1, each.x1, each.y1, each.difficult, VOC_CLASSES.index(each.name)) for each in objects)
         mask = f"SegmentationClass/{name}.png" if self.segmentation else None
         return Item(f"JPEGImages/{name}.jpg", tuple(int(each in there) for each in VOC_CLASSES), boxes, mask)
 

@@ -33,7 +33,6 @@ these, and one forward and backward for each twin.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,13 +42,13 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from bench import contexts, hookimpl
 from bench.errors import InvalidValue
 from bench.interfaces import Batch, Fraction, Layer, StepContext
 from bench.keys import derived_seed
 from bench.layers import evaluating
+from bench.norms import AuxiliaryNorms
 from bench.train import FitContext, TrainingData, row_losses
 from bench_plugins.mixing import draw_shares
 from bench_plugins.plain import Plain
@@ -72,6 +71,7 @@ class Pes:
         "NeurIPS 2021; arXiv:2106.15853"
     )
     claim: ClassVar[str] = "formula verified"
+    optional_methods: ClassVar[tuple[str, ...]] = ("attack",)
 
     form: Literal["semi", "confident"] = "semi"
     variant: Literal["fixed", "reference"] = "fixed"
@@ -91,7 +91,7 @@ class Pes:
         late = late_parts(model, context.stages, len(self.refinements))
         attacked = self.form == "semi" and hasattr(augmenter, "attack")
         taught = Plain() if attacked else augmenter
-        norms = AuxiliaryNorms(model) if attacked and self.auxiliary_norm else None
+        norms = AuxiliaryNorms(model, AUXILIARY_MOMENTUM) if attacked and self.auxiliary_norm else None
         optimizer = context.optimizer(groups(model, norms, late[0] if late else []))
         turn = round(self.warm_up * context.recipe.epochs)
         for epoch in context.epochs(model, data, optimizer=optimizer, norms=norms, augmenter=augmenter):
@@ -321,32 +321,6 @@ def alone(model: nn.Module, modules: Sequence[nn.Module], still: bool) -> Iterat
         for parameter, required in asked:
             parameter.requires_grad_(required)
         model.train()
-
-
-class AuxiliaryNorms(nn.Module):
-    """A second set of a network's batch norms, with weights and statistics of its own."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.names = [name for name, module in model.named_modules() if isinstance(module, _BatchNorm)]
-        self.norms = nn.ModuleList(copy.deepcopy(model.get_submodule(name)) for name in self.names)
-
-    def forward(self, model: nn.Module, inputs: Tensor) -> Tensor:
-        """(B, K) the network's logits with these norms in the place of its own."""
-        own = [model.get_submodule(name) for name in self.names]
-        tensors = {
-            f"{name}.{inner}": tensor
-            for name, norm in zip(self.names, self.norms, strict=True)
-            for inner, tensor in (*norm.named_parameters(), *norm.named_buffers())
-        }
-        momenta = [norm.momentum for norm in own]
-        for norm in own:
-            norm.momentum = AUXILIARY_MOMENTUM
-        try:
-            return torch.func.functional_call(model, tensors, (inputs,))
-        finally:
-            for norm, momentum in zip(own, momenta, strict=True):
-                norm.momentum = momentum
 
 
 # Numbers

@@ -8,7 +8,9 @@ Differs from the paper: in the published code every round splits training and va
 number of rounds even without proxies, and by default the proxies are deleted before anything is trained on them. Here the split is
 the run's own and never changes. `protocol = "fair"` keeps the proxies of every round to the end. "reference" drops them at the
 next round that makes others, as the code clears its folder; the code's new splits, new optimiser for each round, mistakes in training mode and
-lossy files have no counterpart on a fixed split and are left out, so its published accuracies cannot come out.
+lossy files have no counterpart on a fixed split and are left out, so its published accuracies cannot come out. The code can also
+put one value (the mean, the largest, the smallest) in the place of the pixels; that value is taken from the map by mistake,
+nothing published uses it, and it is left out.
 
 Choices: mistakes are those of eval mode on the whole training images, neither cropped nor mirrored, in a random order drawn for
 the round; proxies are made of the same, stored in 8 bits, and cropped and mirrored like any image when trained on. Only the

@@ -8,7 +8,8 @@ instead of by fresh draws. `model-randomisation-cascade` does it in five groups 
 ones before, and its number is the mean over the groups; `model-randomisation` does it once, for all.
 
 Choices: the shuffle depends on `seed` alone, so all images meet the same shuffled network. Equal values share their mean rank, and a
-constant map counts as uncorrelated with anything. Signed maps are compared as they are; `absolute = true` compares their absolute
+constant map counts as uncorrelated with anything. An explainer that draws has the same draws for both networks, so that what chance
+alone puts into its map counts as correlation. Signed maps are compared as they are; `absolute = true` compares their absolute
 values. The statistics of batch norm and what an explainer has prepared stay. The weights are shuffled in place and put back, bit
 for bit, whatever happens.
 

@@ -8,7 +8,8 @@ threshold among the block's positive gradients, which leaves fewer masks.
 Differs from the paper: `sise-soft` follows the authors' code instead: every V is scaled to [0, 1], the threshold is raised by half
 where fewer than a tenth of the pixels exceed the raised one, and a sigmoid of slope 100 stands for the step.
 
-Choices: the gradient is taken of log p / (1 - p), which orders the maps as p does and does not vanish where the network is certain.
+Choices: blocks are the model's stages; those of bench-xai's ResNets do not have the first convolution, which the paper counts as one.
+The gradient is taken of log p / (1 - p), which orders the maps as p does and does not vanish where the network is certain.
 Otsu's threshold is exact, without a histogram; where all values are equal nothing is above it, except that `adasise` then keeps all
 positive maps. Maps that are the same everywhere are no masks. A block without masks is skipped; an image without any gets zeros.
 Hidden pixels take the model's mean colour. The paper of `adasise` was not at hand: its threshold follows a third party's code, with
@@ -36,7 +37,7 @@ from bench import hookimpl
 from bench.contexts import forward, pair_up
 from bench.interfaces import ExplainContext, Fill
 from bench.layers import recording
-from bench_plugins._maps import feature_map, rescaled, upsample
+from bench_plugins._maps import feature_map, rescaled, seen_through, upsample
 
 Threshold = Literal["hard", "soft"]
 
@@ -152,10 +153,10 @@ def picture(model: nn.Module, inputs: Tensor, hidden: Tensor, targets: Tensor, m
             continue
         rows = image[part]
         masks = rescaled(upsample(maps[rows, channel[part]].unsqueeze(1), inputs.shape))  # (n, 1, H, W)
-        logits = forward(model, torch.lerp(hidden[rows], inputs[rows], masks), context.chunk)
+        logits = forward(model, seen_through(masks, inputs, hidden, rows), context.chunk)
         confidence = context.probability(logits).gather(1, targets[rows].view(-1, 1)).view(-1, 1, 1, 1)
-        density = masks / masks.sum((2, 3), keepdim=True).clamp_min(torch.finfo(masks.dtype).tiny)
-        sums.index_add_(0, rows, (confidence * density).to(sums))
+        density = masks.div_(masks.sum((2, 3), keepdim=True).clamp_min(torch.finfo(masks.dtype).tiny))
+        sums.index_add_(0, rows, density.mul_(confidence).to(sums))
     return (sums / chosen.sum(1).clamp_min(1).view(-1, 1, 1, 1)).to(inputs)
 
 

@@ -29,6 +29,7 @@ from bench.hookspecs import Register
 from bench.interfaces import DatasetInfo, WeightsFile
 from bench_plugins._networks import (
     IMAGENET,
+    Addition,
     Classifier,
     Colours,
     NetworkPart,
@@ -49,11 +50,11 @@ class BasicBlock(resnet.BasicBlock):
 
     def __init__(self, *arguments: object, **options: object) -> None:
         super().__init__(*arguments, **options)
-        self.relu2 = nn.ReLU()
+        self.add, self.relu2 = Addition(), nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
         residual = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
-        return self.relu2(residual + (x if self.downsample is None else self.downsample(x)))
+        return self.relu2(self.add(residual, x if self.downsample is None else self.downsample(x)))
 
 
 class Bottleneck(resnet.Bottleneck):
@@ -61,11 +62,11 @@ class Bottleneck(resnet.Bottleneck):
 
     def __init__(self, *arguments: object, **options: object) -> None:
         super().__init__(*arguments, **options)
-        self.relu2, self.relu3 = nn.ReLU(), nn.ReLU()
+        self.add, self.relu2, self.relu3 = Addition(), nn.ReLU(), nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
         narrow = self.relu2(self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x))))))
-        return self.relu3(self.bn3(self.conv3(narrow)) + (x if self.downsample is None else self.downsample(x)))
+        return self.relu3(self.add(self.bn3(self.conv3(narrow)), x if self.downsample is None else self.downsample(x)))
 
 
 class SmallVgg(nn.Module):

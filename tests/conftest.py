@@ -57,6 +57,14 @@ def registry() -> Registry:
     return loaded.registry
 
 
+def copied(registry: Registry) -> Registry:
+    """A registry of the same parts, to add to."""
+    copy = Registry()
+    for entry in registry.entries():
+        copy.add(entry.kind, entry.factory, name=entry.name, defaults=entry.defaults, plugin=entry.plugin, distribution=entry.distribution)
+    return copy
+
+
 @pytest.fixture
 def planned(registry: Registry) -> Callable[..., plans.Plan]:
     """A plan of `SMALL` with some fields changed; `recipe` changes fields of the small recipe."""

@@ -323,6 +323,21 @@ def test_a_plan_says_what_is_to_do_and_does_nothing(bench, tmp_path):
     assert "0 of 4 jobs to do" in bench("plan", *SMALL)[1]
 
 
+def test_a_plan_proposes_a_batch_size_and_takes_none(bench, tmp_path):
+    code, printed, _ = bench("plan", *SMALL, "--no-estimate", "--find-batch", "--set", "recipe.train_images=40")
+    assert code == 0
+    assert "tiny tiny-net standard none" in printed
+    assert re.search(r"images/s by batch size\W+16\W+32", printed)
+    assert "--set recipe.batch_size=32" in printed or "Batches of 16, which the recipe has" in printed
+    assert not (tmp_path / "bench-runs").exists()
+
+
+def test_a_plan_without_training_has_no_batch_size_to_propose(bench):
+    code, printed, _ = bench("plan", *SMALL, "--no-estimate", "--find-batch", "--trainers", "pretrained")
+    assert code == 0
+    assert "Nothing is trained" in printed
+
+
 @pytest.mark.parametrize(
     "label",
     ["a|b", "[/x]"],

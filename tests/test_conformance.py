@@ -12,6 +12,7 @@ from bench.errors import InvalidValue, UnknownName
 from bench.interfaces import ArrayData, Batch, Layer
 from bench.registry import Registry
 from bench.testing import TinyNetwork, tiny_data
+from bench_plugins._views import Views
 
 INSTALLED = plugins.load().registry
 CASES = checks.cases(INSTALLED)
@@ -178,6 +179,18 @@ class MovesBatchNorm(Augmenter):
         return batch
 
 
+class LeavesAGradient(Augmenter):
+    def __call__(self, model, batch, context):
+        model(batch.inputs.requires_grad_()).sum().backward()
+        batch.inputs.requires_grad_(False)
+        return batch
+
+
+class MovesBatchNormAfterAnEpoch(Augmenter):
+    def end_epoch(self, model, data, context):
+        model(data.inputs(data.indices))
+
+
 class CountsItsCalls(Augmenter):
     calls: ClassVar[Any] = itertools.count()
 
@@ -187,6 +200,7 @@ class CountsItsCalls(Augmenter):
 
 ROWS = "returns rows that can be trained on: images in [0, 1], targets and weights for each"
 LEFT = "leaves the model and the global random stream as it found them"
+STEP = "leaves a training step that ignores what it returns the same to the bit"
 AGAIN = "does the same again when asked the same again"
 
 
@@ -200,6 +214,9 @@ AGAIN = "does the same again when asked the same again"
         (DrawsGlobally, LEFT, "random state"),
         (DrawsGlobally, AGAIN, "differ"),
         (MovesBatchNorm, LEFT, "weights and buffers"),
+        (MovesBatchNorm, STEP, "weights after the step"),
+        (LeavesAGradient, STEP, "weights after the step"),
+        (MovesBatchNormAfterAnEpoch, STEP, "weights after the step"),
         (CountsItsCalls, AGAIN, "differ"),
     ],
 )
@@ -219,8 +236,25 @@ def test_an_augmenter_that_declares_what_it_changes_is_not_tried_for_it():
         changes_model: ClassVar[str] = "batch norm"
 
     said = {finding.claim: finding for finding in checks.run(of("augmenter", Declares))}
-    assert said[LEFT].passed
-    assert said[LEFT].reason == "not tried: declares that it changes batch norm"
+    for claim in (LEFT, STEP):
+        assert said[claim].passed
+        assert said[claim].reason == "not tried: declares that it changes batch norm"
+
+
+OTHER_DOORS = [(entry, method) for entry in INSTALLED.entries("augmenter") for method in ("views", "attack") if hasattr(entry.factory, method)]
+
+
+@pytest.mark.parametrize(("entry", "method"), OTHER_DOORS, ids=[f"{entry.name}-{method}" for entry, method in OTHER_DOORS])
+def test_what_a_trainer_calls_of_an_augmenter_leaves_its_step_the_same_to_the_bit(entry, method):
+    part = checks.resolved(entry, INSTALLED)
+
+    def work(model, batch, epoch):
+        step = checks.training_step(part, model, epoch)
+        given = batch.inputs if method == "attack" else Views.of(batch.inputs, batch.inputs.flip(3), batch.inputs.flip(2), batch.labels)
+        getattr(part.part, method)(model, given, step)
+
+    plain, beside = checks.trained_beside(lambda model, batch, epoch: None), checks.trained_beside(work)
+    assert all(torch.equal(plain[name], beside[name]) for name in plain)
 
 
 @dataclass(frozen=True)

@@ -111,6 +111,26 @@ def test_the_masks_of_an_image_become_their_union():
         assert core.fetch(each, torch.tensor([0])).masks[0, 0].sum(0).tolist() == [4, 0, 0, 4]
 
 
+def test_masks_of_several_labels_stay_apart_where_there_is_one_for_each_class():
+    info = dataset_info(2, (4, 4), 3, multi_label=True)
+    masks = torch.zeros(1, 2, 4, 4, dtype=torch.bool)
+    masks[0, 0, 0], masks[0, 1, 3] = True, True
+    images, labels = torch.zeros(1, 3, 4, 4), torch.tensor([[1, 1]])
+    items = Items([Sample(images[0], labels[0], 0, masks[0])])
+    items.info = info
+    for each in (ArrayData(info, images, labels, masks), items):
+        assert torch.equal(core.fetch(each, torch.tensor([0])).masks, masks)
+    three = ArrayData(info, images, labels, torch.cat([masks, masks[:, :1]], 1))  # Three masks and two classes: nobody can say whose they are.
+    assert torch.equal(core.fetch(three, torch.tensor([0])).masks, masks.any(1, keepdim=True))
+
+
+def test_resizing_leaves_the_class_of_a_box_as_it_is():
+    box = torch.tensor([[1.0, 0.0, 3.0, 4.0, 0.0, 7.0]])
+    images = core.fetch(Items([Sample(torch.rand(3, 4, 4), 0, 0, boxes=box), Sample(torch.rand(3, 4, 4), 0, 1)]), torch.tensor([0, 1]), (8, 8))
+    assert images.boxes[0].tolist() == [[2.0, 0.0, 6.0, 8.0, 0.0, 7.0]]
+    assert images.boxes[1].shape == (0, 5)
+
+
 def test_resizing_doubles_masks_pixel_by_pixel_and_boxes_corner_by_corner():
     mask = torch.eye(4, dtype=torch.bool)[None]
     box = torch.tensor([[1.0, 0.0, 3.0, 4.0, 1.0]])

@@ -23,6 +23,12 @@ def test_seeds_that_agree_have_an_interval_of_no_width():
     assert intervals.over_seeds([0.3, 0.3, 0.3]) == pytest.approx((0.3, 0.3))
 
 
+def test_five_seeds_reach_2_776_standard_errors():
+    """Mean 3, standard deviation √2.5."""
+    low, high = intervals.over_seeds([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert (high - low) / 2 == pytest.approx(2.776445 * math.sqrt(2.5 / 5), abs=1e-5)
+
+
 @pytest.mark.parametrize("values", [[], [1.0]])
 def test_less_than_two_seeds_have_no_interval(values):
     assert intervals.over_seeds(values) is None

@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 import pytest
 import tiny_parts
 import torch
-from conftest import SMALL
+from conftest import SMALL, copied
 
 from bench import plan as plans
 from bench import plugins
 from bench import spec as specs
-from bench.errors import InvalidValue, UnknownName
+from bench.errors import InvalidValue, UnknownName, WeightsError
 from bench.interfaces import ArrayData, Recipe
 from bench.testing import TinyNetwork, tiny_data
 
@@ -20,7 +20,7 @@ from bench.testing import TinyNetwork, tiny_data
 @pytest.fixture
 def wider(registry):
     """The small registry with parts that fit only some others, and data with several labels per image."""
-    loaded = plugins.Loaded(registry=_copied(registry))
+    loaded = plugins.Loaded(registry=copied(registry))
 
     def add(kind: str, factory: Any) -> None:
         loaded.registry.add(kind, factory, name=None, defaults={}, plugin="wider", distribution="the test")
@@ -31,15 +31,6 @@ def wider(registry):
         add(kind, factory)
     add("model", Another)
     return loaded.registry
-
-
-def _copied(registry):
-    from bench.registry import Registry
-
-    copy = Registry()
-    for entry in registry.entries():
-        copy.add(entry.kind, entry.factory, name=entry.name, defaults=entry.defaults, plugin=entry.plugin, distribution=entry.distribution)
-    return copy
 
 
 @dataclass(frozen=True)
@@ -188,6 +179,7 @@ CHANGES = [
     ({"recipe": {"precision": "bf16"}}, "TES"),
     ({"recipe": {"memory_format": "contiguous"}}, "TES"),
     ({"recipe": {"train_images": 32}}, "TES"),
+    ({"recipe": {"equal_passes": True}}, "TES"),
     ({"seeds": [1]}, "TES"),
     ({"augmenters": "shade"}, "TES"),
     ({"augmenters": {"name": "shade", "strength": 0.4}}, "TES"),
@@ -340,6 +332,12 @@ def test_an_augmenter_is_not_paired_with_a_trainer_it_is_not_made_for(planned, w
     assert left_out(plan) == "standard x only-for-calls: the augmenter is made for calls-attack"
 
 
+def test_equal_passes_leave_out_a_trainer_that_counts_in_epochs(planned, wider):
+    plan = planned(within=wider, trainers=["calls-attack", "standard", "pretrained"], augmenters="has-attack", recipe={"equal_passes": True})
+    assert {job.trainer.label for job in plan.trainings} == {"standard", "pretrained"}
+    assert left_out(plan) == "calls-attack: recipe.equal_passes ends a training early, and this trainer counts in epochs"
+
+
 @pytest.mark.parametrize(
     ("metric", "changes", "reason"),
     [
@@ -384,3 +382,22 @@ def test_a_name_that_nobody_registered_is_refused_before_anything_is_done(planne
 def test_a_parameter_that_is_not_there_is_refused_with_those_that_are(planned):
     with pytest.raises(InvalidValue, match=r"(?s)explainer 'slope' has no parameter 'powr'\. Did you mean 'power'.*power, weights"):
         planned(explainers={"name": "slope", "powr": 2})
+
+
+def test_a_recipe_for_a_trained_network_says_before_it_starts_that_its_weights_are_missing():
+    installed = plugins.load().registry
+    recipe = specs.read(specs.find("cifar100-pretrained"))
+    with pytest.raises(InvalidValue, match=r"(?s)model 'cifar-resnet56' has no weights: its numbers would be those of chance.*weights=\"FILE\""):
+        plans.make(specs.make(recipe).completed(installed), installed, None, "cpu")
+    elsewhere = {**recipe, "models": [{"name": "cifar-resnet56", "weights": "nowhere.pt"}]}
+    with pytest.raises(WeightsError, match=r"weights is nowhere\.pt, and there is no such file"):
+        plans.make(specs.make(elsewhere).completed(installed), installed, None, "cpu")
+
+
+@pytest.mark.parametrize("trainer", ["standard", "pretrained"])
+def test_weights_that_do_not_fit_are_refused_before_anything_is_trained(tmp_path, trainer):
+    installed = plugins.load().registry
+    torch.save({"fc.weight": torch.zeros(3, 3)}, tmp_path / "other.pt")
+    asked = {"datasets": "digits", "models": {"name": "resnet18", "weights": str(tmp_path / "other.pt")}, "trainers": trainer}
+    with pytest.raises(WeightsError, match=r"other\.pt"):
+        plans.make(specs.make({**asked, "augmenters": "none", "explainers": "random"}).completed(installed), installed, None, "cpu")

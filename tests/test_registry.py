@@ -8,7 +8,7 @@ import pytest
 from pydantic import Field
 
 from bench.errors import InvalidValue, PluginError, UnknownName, WeightsError
-from bench.interfaces import ByContent, Reference
+from bench.interfaces import ByContent, LaterAddition, Reference
 from bench.keys import key
 from bench.registry import Registry
 
@@ -89,6 +89,22 @@ def test_defaults_spelt_out_are_the_same_part(registry):
         registry.resolve("explainer", {"name": "plain", "strength": 0.5, "mode": "batch"}).identity()
         == registry.resolve("explainer", "plain").identity()
     )
+
+
+def test_a_parameter_that_came_later_enters_only_where_it_is_not_its_default():
+    @dataclass(frozen=True)
+    class Grown:
+        strength: float = 0.5
+        twice: Annotated[bool, LaterAddition(False)] = False
+
+        name: ClassVar[str] = "grown"
+        version: ClassVar[int] = 1
+
+    registry = Registry()
+    registry.add("augmenter", Grown, name=None, defaults={}, plugin="mine", distribution="the test")
+    assert registry.resolve("augmenter", "grown").identity()["parameters"] == {"strength": 0.5}
+    assert registry.resolve("augmenter", {"name": "grown", "twice": False}).identity()["parameters"] == {"strength": 0.5}
+    assert registry.resolve("augmenter", {"name": "grown", "twice": True}).identity()["parameters"] == {"strength": 0.5, "twice": True}
 
 
 def test_a_whole_number_for_a_float_is_that_float(registry):

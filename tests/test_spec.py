@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from bench import spec as specs
 from bench.errors import InvalidValue
 from bench.interfaces import Recipe
+from bench.keys import key
 from bench.registry import Registry
 
 TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12)
@@ -236,3 +237,38 @@ def test_completing_twice_changes_nothing(registry):
     once = specs.make({"datasets": "tiny", "models": "tiny-net"}).completed(registry)
     assert once.completed(registry) == once
     assert json.loads(once.model_dump_json())["floors"] is True
+
+
+# Names of parts of a recipe that results were published with; later ones enter keys where they are used.
+PUBLISHED = [
+    "epochs",
+    "batch_size",
+    "optimizer",
+    "learning_rate",
+    "momentum",
+    "nesterov",
+    "weight_decay",
+    "schedule",
+    "milestones",
+    "crop_padding",
+    "flip",
+    "label_smoothing",
+    "validation",
+    "report",
+    "train_images",
+    "precision",
+    "memory_format",
+]
+
+
+def test_a_recipe_field_that_came_later_changes_no_published_key():
+    assert list(Recipe().identity()) == PUBLISHED
+    assert Recipe(equal_passes=True).identity() == {**Recipe().identity(), "equal_passes": True}
+
+
+def test_a_recipe_field_that_came_later_changes_no_name_of_a_run(registry):
+    spec = specs.make({"datasets": "tiny", "models": "tiny-net"}).completed(registry)
+    published = spec.model_dump(mode="json", exclude={"name"})
+    published["recipe"] = {name: published["recipe"][name] for name in PUBLISHED}
+    assert spec.name == f"run-{key(published)[:6]}"
+    assert specs.make({"datasets": "tiny", "models": "tiny-net", "recipe": {"equal_passes": True}}).completed(registry).name != spec.name

@@ -174,6 +174,13 @@ def test_with_no_difference_over_images_few_are_found(draw):
     assert np.mean(found) <= 0.05 + SLACK
 
 
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_with_no_difference_over_seeds_few_are_found(seeds):
+    random = np.random.RandomState(31)
+    found = [each.p < 0.05 for each in statistics.seed_differences(random.randn(10 * RUNS, seeds))]
+    assert np.mean(found) == pytest.approx(0.05, abs=SLACK)
+
+
 @pytest.mark.parametrize(("rows", "seeds"), [(6, 3), (6, 5), (15, 5)])
 def test_among_equal_methods_none_is_told_apart_from_the_best_more_often_than_stated(rows, seeds):
     """The best is chosen by the data: this is what counting every pair is for."""
@@ -226,6 +233,34 @@ def test_intervals_over_images_cover_at_their_rate(images, lowest):
     covered = float(np.mean((low <= 1) & (high >= 1)))
     assert lowest <= covered + SLACK
     assert covered <= 0.975
+
+
+@pytest.mark.parametrize(
+    ("draw", "mean"),
+    [(lambda random: random.beta(0.5, 1, 100), 1 / 3), (lambda random: random.rand(100) < 0.8, 0.8)],
+    ids=["drops", "right or wrong"],
+)
+def test_the_intervals_of_result_lines_cover_at_their_rate(draw, mean):
+    """Drops, of which most are near 0 and some near 1; and right or wrong."""
+    random = np.random.RandomState(37)
+    found = [intervals.over_images(draw(random).astype(float)) for _ in range(RUNS // 2)]
+    assert np.mean([low <= mean <= high for low, high in found]) == pytest.approx(0.95, abs=0.02 + SLACK)
+
+
+def test_the_interval_of_a_mean_over_classes_covers_at_its_rate():
+    """Classes of 150 and 50 images, right in 9 and 5 of 10: the number is the mean of the two rates, .7."""
+    random = np.random.RandomState(41)
+    of_class = np.repeat([0.0, 1.0], [150, 50])
+
+    def mean_over_classes(rows):
+        return float(np.mean([rows[rows[:, 1] == each, 0].mean() for each in (0, 1)]))
+
+    found = []
+    for _ in range(RUNS // 2):
+        right = (random.rand(200) < np.where(of_class == 0, 0.9, 0.5)).astype(float)
+        low, high = intervals.over_images_of(mean_over_classes, np.stack([right, of_class], 1))
+        found.append(low <= 0.7 <= high)
+    assert np.mean(found) == pytest.approx(0.95, abs=0.02 + SLACK)
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5])

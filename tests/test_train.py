@@ -315,6 +315,93 @@ def test_what_an_augmenter_logs_is_averaged_over_the_epoch():
     assert [epoch["number"] for epoch in context.log] == [1, 11]  # of 0, 1, 2 and of 10, 11, 12
 
 
+# Equal passes
+
+
+class Repeating(Watching):
+    """Asks the network about every image some more times."""
+
+    def __init__(self, times):
+        super().__init__()
+        self.times = times
+
+    def __call__(self, model, batch, context):
+        for _ in range(self.times):
+            context.predict(model, batch.inputs)
+        return super().__call__(model, batch, context)
+
+
+EQUAL = replace(RECIPE, epochs=4, equal_passes=True)
+
+
+def test_with_equal_passes_plain_training_is_what_it_was():
+    plain, expected, _ = train(recipe=replace(EQUAL, equal_passes=False), model=Dropping())
+    found, cost, _ = train(recipe=EQUAL, model=Dropping())
+    assert same_weights(plain, found)
+    assert (cost["images"], cost["forward"] + cost["backward"]) == (expected["images"], cost["budget"]) == (192, 384)
+
+
+@pytest.mark.parametrize(("times", "steps"), [(2, 6), (4, 4), (1, 8)])
+def test_with_equal_passes_a_costlier_augmenter_takes_fewer_steps(times, steps):
+    """Twelve plain steps are 2 x 12 passes for each image of a batch; a step with n questions takes 2 + n of them."""
+    watching = Repeating(times)
+    _, cost, _ = train(recipe=EQUAL, augmenter=watching)
+    assert len(watching.seen) == steps == 24 // (2 + times)
+    assert cost["forward"] + cost["backward"] == cost["budget"] == 384
+
+
+def test_with_equal_passes_the_last_step_may_go_beyond_by_itself_alone():
+    watching = Repeating(5)
+    _, cost, _ = train(recipe=EQUAL, augmenter=watching)
+    assert len(watching.seen) == 4  # 24 / 7 is more than 3.
+    assert cost["budget"] < cost["forward"] + cost["backward"] < cost["budget"] + 7 * 16
+
+
+def test_with_equal_passes_progress_is_the_share_that_is_spent():
+    watching = Repeating(4)
+    train(recipe=EQUAL, augmenter=watching)
+    assert [progress for *_, progress in watching.seen] == pytest.approx([0, 1 / 4, 2 / 4, 3 / 4])
+
+
+def test_with_equal_passes_the_learning_rate_falls_to_its_end():
+    rates = []
+
+    @dataclass(frozen=True)
+    class Noting(Standard):
+        def fit(self, model, data, augmenter, context):
+            optimizer = context.optimizer(model.parameters())
+            for epoch in context.epochs(model, data):
+                for batch, step in context.batches(model, data, epoch):
+                    augmenter(model, batch, step)
+                    context.loss(model, augmenter, batch, step).backward()
+                    context.set_rate(optimizer, step.progress)
+                    rates.append(optimizer.param_groups[0]["lr"])
+
+    train(recipe=replace(EQUAL, schedule="step", milestones=(0.5,)), augmenter=Repeating(4), trainer=Noting())
+    assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01])
+
+
+def test_with_equal_passes_images_that_an_epoch_leaves_out_are_not_paid_for():
+    _, cost, _ = train(recipe=replace(EQUAL, epochs=2, batch_size=20))
+    assert (cost["images"], cost["budget"]) == (80, 160)
+
+
+def test_with_equal_passes_a_stopped_training_ends_with_the_same_weights(tmp_path):
+    class StopsRepeating(Repeating):
+        def __call__(self, model, batch, context):
+            if (context.epoch, context.step) == (1, 1):
+                raise Stops
+            return super().__call__(model, batch, context)
+
+    whole, expected, _ = train(recipe=EQUAL, augmenter=Repeating(2))
+    with pytest.raises(Stops):
+        train(recipe=EQUAL, augmenter=StopsRepeating(2), folder=tmp_path)
+    found, cost, _ = train(recipe=EQUAL, augmenter=Repeating(2), folder=tmp_path)
+    assert same_weights(whole, found)
+    assert (cost["steps"], cost["forward"]) == (expected["steps"], expected["forward"])
+    assert train(recipe=EQUAL, augmenter=Repeating(2), folder=tmp_path)[1]["steps"] == cost["steps"]
+
+
 # Validation and noise
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from bench.errors import BenchError
-from bench.leaderboard import exports, figures, reported
+from bench.leaderboard import exports, figures, passes, reported
 from bench.leaderboard.comparisons import Against, PerImage, Verdict, disagreements, verdicts
 from bench.leaderboard.tables import Board, Column, Row, boards, count
 from bench.leaderboard.text import MISSING, column_digits, escaped, number, with_interval
@@ -80,7 +80,7 @@ def _is(path: Path, text: str) -> bool:
 def _stale(folder: Path, pages: Mapping[str, str]) -> list[Path]:
     """Files that only an earlier writing can have left."""
     ours = [path for path in folder.glob("*.md") if path.read_text(encoding="utf-8").startswith(HEADER)]
-    ours += [*folder.glob("*-comparisons.csv"), *folder.glob("figures/*-ranks-*.svg")]
+    ours += [*folder.glob("*-comparisons.csv"), *folder.glob("figures/*-ranks-*.svg"), *folder.glob("figures/*-passes-*.svg")]
     return sorted(path for path in ours if path.relative_to(folder).as_posix() not in pages)
 
 
@@ -137,11 +137,13 @@ def dataset_pages(name: str, tables: Sequence[Board], per_image: PerImage, data:
             judged = verdicts(table, per_image)
             tested.append((table, judged))
             drawn = figures.critical_differences(table, judged, per_image, f"{stem}-{len(tested)}")
-            files |= {f"figures/{file}": text for file, text in drawn.items()}
+            costs = passes.against_passes(table, f"{stem}-{len(tested)}")
+            files |= {f"figures/{file}": text for file, text in (drawn | costs).items()}
             page += [
                 f"### {table.kind.capitalize()}{': ' if table.view else ''}{escaped(table.view)}\n",
                 *_sections(table, judged),
                 *_figures_list(drawn),
+                *passes.section(costs),
             ]
     if any(verdict.comparisons for _, judged in tested for verdict in judged.values()):
         files[f"{stem}-comparisons.csv"] = exports.comparisons_csv(tested)
@@ -200,8 +202,9 @@ def setting(table: Board) -> str:
         return f"{first} Nothing was trained; the weights are `{about['weights'][:19]}`.\n"
     size = recipe["train_images"] or "all"
     seeds = ", ".join(str(seed) for seed in table.seeds)
+    length = f"the passes of {recipe['epochs']} plain epochs" if recipe.get("equal_passes") else f"{recipe['epochs']} epochs"
     return (
-        f"{first} Trained on {size} images for {recipe['epochs']} epochs, batches of {recipe['batch_size']}, {recipe['optimizer']} at "
+        f"{first} Trained on {size} images for {length}, batches of {recipe['batch_size']}, {recipe['optimizer']} at "
         f"{recipe['learning_rate']:g} ({recipe['schedule']}), {recipe['precision']}; reported model: {recipe['report']}; seeds {seeds}.\n"
     )
 

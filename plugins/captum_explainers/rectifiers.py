@@ -4,7 +4,8 @@ Paper: `deconvnet` sends back the positive part of the gradient whether the unit
 to the place of the maximum. `guided-backprop` lets it pass only where the unit was active as well. `guided-gradcam` is
 guided backpropagation times the upsampled Grad-CAM of a layer.
 
-Choices: signed, added up over the colours. Grad-CAM keeps its ReLU and is upsampled bilinearly.
+Choices: signed, added up over the colours. Grad-CAM keeps its ReLU and is upsampled bilinearly. In a network without
+max-pooling nothing of the image enters the way back of `deconvnet`: all images have one map for each class.
 
 Differs from captum: it changes the backward of `nn.ReLU` modules alone. A network that calls `F.relu` gets the plain
 gradient without a word; one that calls a module in two branches, or feeds a ReLU and a skip connection from one place,

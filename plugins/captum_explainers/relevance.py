@@ -1,19 +1,24 @@
 """Layer-wise relevance propagation: the logit handed back layer by layer, to each input by its part in the output.
 
 Paper: R_i = sum over j of z_ij / (z_j + e · sign z_j) R_j, with z_ij what input i adds to output j and z_j their sum,
-bias included. ReLU hands relevance through. `lrp-gamma` adds to each weight of convolutions and linear layers gamma
-times its positive part, which favours what speaks for the target.
+bias included. ReLU hands relevance through. `lrp-gamma` favours, in convolutions and linear layers, what speaks for the
+output: where z_j is above zero, gamma times every positive z_ij is added once more, and where it is below, every
+negative one.
 
-Choices: one rule for all layers. Relevance passes the model's normalisation unchanged, so that it counts from the mean
-colour, as if the network began behind it. Colours are added up. In networks of ReLUs and max-pooling the epsilon rule
-with a small epsilon is `input-x-gradient`: choose `lrp-gamma` for another view of them.
+Choices: one rule for all layers; additions, pooling and batch norm keep the epsilon rule. Relevance passes the model's
+normalisation unchanged, so that it counts from the mean colour, as if the network began behind it. Colours are added up.
+In networks of ReLUs and max-pooling the epsilon rule with a small epsilon is `input-x-gradient`: choose `lrp-gamma` for
+another view of them.
 
 Differs from captum: it has rules for modules alone. An addition, a mean or a ReLU outside modules gets the plain
 gradient, which is no relevance, without a word; a module used twice mixes its calls. Here both are errors that name the
-place; so residual networks are refused. `nn.Flatten` and `nn.Identity` are allowed. What captum leaves on the modules
-is taken away.
+place, so residual networks are refused whose additions are no modules (timm's; those of bench-xai are). `nn.Flatten`
+and `nn.Identity` are allowed; captum's rules would count an identity behind a ReLU twice. Its gamma rule adds the
+positive part of the weights whatever the signs of inputs and outputs: where outputs need not be above zero, before batch
+norm or an addition, sums vanish and relevance grows without bound. What captum leaves on the modules is taken away.
 
-Checked against: a two-channel network worked out by hand for both rules; `input-x-gradient`; the sum.
+Checked against: a two-channel network worked out by hand for both rules; captum's gamma rule where all inputs and
+outputs are above zero; `input-x-gradient`, in residual networks as well; the sum.
 
 Cost: two forwards and one backward, and one forward of two images per call for the check.
 """
@@ -28,6 +33,7 @@ from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -35,6 +41,7 @@ from torch.overrides import TorchFunctionMode
 from bench.contexts import pair_up
 from bench.errors import InvalidValue
 from bench.interfaces import ExplainContext
+from bench_plugins._networks import Arithmetic
 from bench_plugins.captum_explainers._rows import over_rows
 
 ADVICE = "Choose input-x-gradient, which is the epsilon rule for networks of ReLUs, or deeplift."
@@ -53,7 +60,7 @@ class Lrp:
     gamma: Annotated[float, Field(ge=0)] = 0.25
 
     name: ClassVar[str] = "lrp"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     paper: ClassVar[str] = (
         "Bach, Binder, Montavon, Klauschen, Müller, Samek; "
         "On Pixel-Wise Explanations for Non-Linear Classifier Decisions by Layer-Wise Relevance Propagation; PLoS ONE 2015"
@@ -73,15 +80,46 @@ class Lrp:
             return LRP(model).attribute(inputs, targets)
 
     def _set_rules(self, model: nn.Module) -> None:
-        from captum.attr._utils.lrp_rules import EpsilonRule, GammaRule, IdentityRule
+        from captum.attr._utils.lrp_rules import EpsilonRule, IdentityRule
 
         for _, module in leaves(model):
             if module is getattr(model, "normalisation", None):
                 module.rule = IdentityRule()
+            elif isinstance(module, nn.Identity):
+                module.rule = unhooked(EpsilonRule)()
             elif self.rule == "gamma" and isinstance(module, (nn.Conv2d, nn.Linear)):
-                module.rule = GammaRule(self.gamma)
+                module.rule = favouring(EpsilonRule, self.gamma)()
             elif has_rule(module):
                 module.rule = EpsilonRule(self.epsilon)
+
+
+def unhooked(library: type) -> type:
+    """captum's rule without its hooks, for a module that returns the very tensor it was given: those of input and output would meet on it."""
+
+    class Unhooked(library):
+        def forward_hook(self, module: nn.Module, inputs: tuple[Tensor], outputs: Tensor) -> Tensor:
+            return outputs
+
+    return Unhooked
+
+
+def favouring(library: type, gamma: float) -> type:
+    """captum's rule for outputs to which gamma times all that speaks for their own sign was added once more."""
+
+    class Favouring(library):
+        def forward_hook(self, module: nn.Module, inputs: tuple[Tensor], outputs: Tensor) -> Tensor:
+            above, below = inputs[0].clamp(min=0), inputs[0].clamp(max=0)
+            raising, lowering = module.weight.clamp(min=0), module.weight.clamp(max=0)
+            speaks_for = weighted(module, above, raising) + weighted(module, below, lowering)
+            speaks_against = weighted(module, above, lowering) + weighted(module, below, raising)
+            return super().forward_hook(module, inputs, outputs + gamma * torch.where(outputs < 0, speaks_against, speaks_for))
+
+    return Favouring
+
+
+def weighted(module: nn.Module, inputs: Tensor, weight: Tensor) -> Tensor:
+    """What a convolution or a linear layer gives with another weight and no bias, without its hooks."""
+    return F.linear(inputs, weight) if isinstance(module, nn.Linear) else module._conv_forward(inputs, weight, None)
 
 
 def leaves(model: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -92,7 +130,7 @@ def leaves(model: nn.Module) -> list[tuple[str, nn.Module]]:
 def has_rule(module: nn.Module) -> bool:
     from captum.attr._core.lrp import SUPPORTED_LAYERS_WITH_RULES
 
-    return type(module) in (*SUPPORTED_LAYERS_WITH_RULES, nn.Flatten, nn.Identity)
+    return isinstance(module, Arithmetic) or type(module) in (*SUPPORTED_LAYERS_WITH_RULES, nn.Flatten, nn.Identity)
 
 
 def check_network(model: nn.Module, inputs: Tensor) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from captum.attr._utils.lrp_rules import EpsilonRule, GammaRule
 from torch import nn
 from torchvision.models import resnet18
 
@@ -35,6 +36,9 @@ from bench_plugins.captum_explainers import (
     VarGrad,
 )
 from bench_plugins.captum_explainers.regions import grid_of_cells, nearness
+from bench_plugins.cifar_resnets import CifarResNet
+from bench_plugins.resnet_mini import ResNetMini
+from bench_plugins.torchvision_models import ResNet
 
 X = testing.TWO_CHANNEL_IMAGE
 FIRST = torch.tensor([0])
@@ -171,6 +175,28 @@ def test_the_gamma_rule_favours_what_speaks_for_the_target(two_channel):
     positive, negative = 1.75 * 2.8125 / 2.3125 / 4.5, -1.75 * 0.5 / 2.3125
     found = explain(two_channel, Lrp(rule="gamma"), X, FIRST)[0, 0]
     assert torch.allclose(found, torch.tensor([[positive, negative], [3 * positive, 0.5 * positive]]))
+
+
+def test_the_gamma_rule_favours_what_speaks_against_a_logit_below_zero(two_channel):
+    # For -x the logit is 2 · 0.5 - 1.125 = -0.125. The head's weights become 2 and -1.25: shares 1 and -1.40625 of -0.40625.
+    positive, negative = -0.125 * 1 / -0.40625, -0.125 * -1.40625 / -0.40625
+    found = explain(two_channel, Lrp(rule="gamma"), -X, FIRST)[0, 0]
+    assert torch.allclose(found, torch.tensor([[negative / 4.5, positive], [3 * negative / 4.5, 0.5 * negative / 4.5]]))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_the_gamma_rule_is_captums_where_inputs_and_outputs_are_above_zero(images):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU(), nn.Conv2d(5, 4, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(64, 4)).eval()
+    with torch.no_grad():
+        model[5].bias += 5.0
+    reference = copy.deepcopy(model)
+    for layer in (reference[0], reference[2], reference[5]):
+        layer.rule = GammaRule(0.25)
+    reference[4].rule = EpsilonRule()
+    expected = captum.attr.LRP(reference).attribute(images, TARGETS).sum(1, keepdim=True).detach()
+    found = explain(model, Lrp(rule="gamma"), images, TARGETS)
+    assert torch.allclose(found, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
 
 
 @pytest.mark.parametrize(("steps", "total"), [(10, 1.7119), (50, 1.7481)])
@@ -433,6 +459,35 @@ def test_deeplift_has_its_rule_for_any_elementwise_activation(images, activation
 def test_lrp_is_input_times_gradient_in_networks_of_relus(small, images):
     expected = explain(small, InputXGradient(), images, TARGETS)
     assert torch.allclose(explain(small, Lrp(), images, TARGETS), expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("part", [ResNetMini(), CifarResNet(), CifarResNet(shortcut="projection"), ResNet()], ids=lambda part: part.name)
+def test_lrp_follows_the_residual_networks_of_bench_xai(part):
+    torch.manual_seed(0)
+    model, inputs, targets = part.build(testing.dataset_info(4, (16, 16), 3, mean=(0.4,) * 3, std=(0.2,) * 3)), torch.rand(8, 3, 16, 16), TARGETS[:2]
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    model(inputs)  # So that maps are of the size that batch norm gives them.
+    layers = [model.stages[-1]]
+    expected = testing.explain(model, InputXGradient(), inputs[:2], targets, layers)
+    found = testing.explain(model, Lrp(), inputs[:2], targets, layers)
+    assert torch.allclose(found, expected, rtol=1e-2, atol=1e-3 * expected.abs().max().item())
+    # With captum's own gamma rule these sums are 1e5 and more.
+    assert testing.explain(model, Lrp(rule="gamma"), inputs[:2], targets, layers).abs().sum() < 10
+
+
+def test_an_identity_behind_a_relu_changes_nothing_about_lrp(small, images):
+    model = copy.deepcopy(small)
+    model.body[2] = nn.Sequential(nn.ReLU(), nn.Identity())
+    for rule in ("epsilon", "gamma"):
+        expected = explain(small, Lrp(rule=rule), images, TARGETS)
+        assert torch.allclose(explain(model, Lrp(rule=rule), images, TARGETS), expected, atol=1e-6 * expected.abs().max().item())
+
+
+def test_without_max_pooling_deconvnet_does_not_see_the_image(two_channel):
+    first, second = (explain(two_channel, DeconvNet(), inputs, FIRST) for inputs in (X, torch.rand_like(X)))
+    assert torch.equal(first, second)
 
 
 def test_maps_before_an_in_place_relu_are_the_ones_the_layer_gave(two_channel):

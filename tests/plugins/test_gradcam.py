@@ -73,6 +73,13 @@ def test_a_layer_that_does_not_exist_or_gives_no_map_is_refused(two_channel):
         explain(two_channel, GradCam(layer="unused"), testing.TWO_CHANNEL_IMAGE, torch.tensor([0]))
 
 
+def test_pytorch_grad_cam_shows_the_two_channel_network_stretched(two_channel):
+    with GradCAM(two_channel, [two_channel.relu]) as library:
+        theirs = torch.from_numpy(library(testing.TWO_CHANNEL_IMAGE, [ClassifierOutputTarget(0)]))
+    assert torch.allclose(theirs, torch.tensor([[[1 / 3, 0.0], [1.0, 1 / 6]]]), atol=1e-4)
+    assert torch.allclose(stretched(explain(two_channel, GradCam(), testing.TWO_CHANNEL_IMAGE, torch.tensor([0])))[:, 0], theirs, atol=1e-4)
+
+
 def test_the_map_agrees_with_pytorch_grad_cam(network, images):
     with GradCAM(network, [network.layer4]) as library:
         expected = torch.from_numpy(library(images, [ClassifierOutputTarget(int(target)) for target in TARGETS]))

@@ -95,6 +95,27 @@ def test_several_boxes_are_united_and_difficult_ones_left_out():
     assert inside_boxes([boxes], (3, 3)).view(3, 3).int().tolist() == [[1, 0, 0], [0, 0, 0], [0, 0, 1]]
 
 
+def by_class():
+    """One image with an object of class 0 on the left and one of class 2 on the right, by masks and by boxes."""
+    masks = torch.cat([block(0, 0, 10, 2), block(0, 0, 0, 0), block(0, 6, 10, 4)], 1)
+    return {"masks": masks}, {"boxes": [torch.tensor([[0.0, 0, 2, 10, 0, 0], [6, 0, 10, 10, 0, 2]])]}
+
+
+@pytest.mark.parametrize("known", by_class(), ids=["masks", "boxes"])
+def test_of_several_classes_the_explained_ones_object_counts(known):
+    maps = block(0, 0, 10, 2).float()  # All of it lies on class 0.
+    found = {target: [score(metric, maps, targets=torch.tensor([target]), **known).flatten()[0].item() for metric in METRICS] for target in (0, 1, 2)}
+    assert found[0] == [1, 100, 1, 1]
+    # For 40 pixels bbox adds the first 20 of the others by position, two rows of eight and four more left of the object: 8 lie on it.
+    assert found[2] == [0, 0, 0, pytest.approx(8 / 40)]
+    assert all(math.isnan(value) for value in found[1])  # Nothing in the image is of class 1.
+
+
+def test_a_difficult_object_of_the_class_does_not_count():
+    boxes = [torch.tensor([[0.0, 0, 2, 10, 1, 0], [6, 0, 10, 10, 0, 0]])]
+    assert score(EnergyPointingGame(), block(0, 0, 10, 2).float(), boxes=boxes).item() == 0
+
+
 @pytest.mark.parametrize("metric", METRICS)
 def test_an_image_without_a_region_is_not_scored(metric):
     maps = torch.rand(2, 1, 10, 10)

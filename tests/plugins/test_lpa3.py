@@ -5,11 +5,15 @@ import math
 
 import pytest
 import torch
+from fitting_cases import Trained, resumed, same
 from torch import nn
 
 from bench import contexts, testing
 from bench.interfaces import Batch, Layer, Passes
-from bench_plugins.lpa3 import LPA3, deviation, embed, log_likelihood
+from bench.registry import Registry
+from bench_plugins.fitting import Standard
+from bench_plugins.lpa3 import LPA3, deviation, embed, log_likelihood, register_augmenters
+from bench_plugins.plain import Plain
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.2, 0.3)
 
@@ -345,3 +349,41 @@ def test_passes_per_image(augmenter, forward, backward):
     with contexts.counting(model, Passes()) as passes:
         twins(augmenter, model, images(6))
     assert (passes.forward, passes.backward) == (6 * forward, 6 * backward)
+
+
+# Batch norms of their own
+
+
+def test_twins_name_the_first_further_branch_where_they_have_norms_of_their_own():
+    model = network()
+    plain, own = (LPA3(iterations=1, fraction=0.5, auxiliary_norm=auxiliary)(model, batch_of(images(4)), step(model)) for auxiliary in (False, True))
+    assert plain.branch.tolist() == [0] * 6
+    assert own.branch.tolist() == [0] * 4 + [1] * 2
+    assert torch.equal(plain.inputs, own.inputs)  # The attack itself is the same.
+    assert LPA3().branches == ()
+    assert LPA3(auxiliary_norm=True).branches == (0.01,)
+
+
+def test_the_networks_norms_learn_from_the_originals_alone():
+    """Without decay, and at a rate too small to move anything else, the norms end where the originals alone take them."""
+    still = {"learning_rate": 1e-12, "weight_decay": 0.0, "epochs": 1}
+    alone, own, shared = (
+        Trained(Standard(), augmenter, **still).run().weights for augmenter in (Plain(), LPA3(iterations=1, auxiliary_norm=True), LPA3(iterations=1))
+    )
+    for name in ("first.1.running_mean", "second.1.running_var"):
+        assert torch.allclose(own[name], alone[name], rtol=1e-5)
+        assert not torch.allclose(shared[name], alone[name], rtol=1e-5)
+
+
+def test_a_stopped_training_with_norms_of_their_own_ends_with_the_same_weights(tmp_path):
+    augmenter = LPA3(iterations=1, auxiliary_norm=True)
+    assert same(Trained(Standard(), augmenter).run().weights, resumed(Standard(), augmenter, tmp_path, 2).weights)
+
+
+def test_norms_of_their_own_are_part_of_the_key_and_their_absence_is_not():
+    registry = Registry()
+    register_augmenters(lambda factory: registry.add("augmenter", factory, name=None, defaults={}, plugin="lpa3", distribution="bench-xai"))
+    published = {"bound": 0.02, "iterations": 5, "lam": 1.0, "probe": 0.1, "start": 0.0, "fraction": 1.0, "strict": False}
+    for request in ("lpa3", {"name": "lpa3", "auxiliary_norm": False}):
+        assert registry.resolve("augmenter", request).identity() == {"name": "lpa3", "version": LPA3.version, "parameters": published}
+    assert registry.resolve("augmenter", {"name": "lpa3", "auxiliary_norm": True}).identity()["parameters"] == {**published, "auxiliary_norm": True}

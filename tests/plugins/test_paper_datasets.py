@@ -103,9 +103,11 @@ def test_voc_has_several_labels_an_image_and_a_difficult_object_gives_none(voc):
     assert len(Voc().load("test", voc)) == 1
 
 
-def test_voc_boxes_are_scaled_with_the_image_and_say_what_is_difficult(voc):
-    boxes = by_file(Voc(size=80).load("train", voc))["a"].boxes  # 40x20 squashed to 80x80: twice as wide, four times as high.
-    assert boxes.tolist() == [[0, 0, 20, 80, 0], [20, 0, 80, 80, 1], [8, 16, 12, 24, 0]]
+def test_voc_boxes_are_scaled_with_the_image_and_say_what_is_difficult_and_of_which_class(voc):
+    data = Voc(size=80).load("train", voc)
+    cat, dog = (data.info.class_names.index(name) for name in ("cat", "dog"))
+    boxes = by_file(data)["a"].boxes  # 40x20 squashed to 80x80: twice as wide, four times as high.
+    assert boxes.tolist() == [[0, 0, 20, 80, 0, cat], [20, 0, 80, 80, 1, dog], [8, 16, 12, 24, 0, cat]]
 
 
 def test_voc_masks_are_one_a_class_with_the_border_left_out(voc):

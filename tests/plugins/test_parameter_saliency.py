@@ -156,7 +156,17 @@ def test_multi_label_losses_are_binary():
     assert torch.allclose(profile(model, image, torch.tensor([[1, 1]]), multi_label=True), torch.tensor([[first, 1.0]]))
 
 
-@pytest.mark.parametrize(("build", "filters", "tensors"), [("resnet18", 4800, 20), ("resnet50", 26560, 53), ("densenet121", 10240, 120)])
+@pytest.mark.parametrize(
+    ("build", "filters", "tensors"),
+    [
+        ("resnet18", 4800, 20),
+        ("resnet34", 8512, 36),
+        ("resnet50", 26560, 53),
+        ("vgg16", 4224, 13),
+        ("vgg19", 5504, 16),
+        ("densenet121", 10240, 120),
+    ],
+)
 def test_known_networks_have_the_known_number_of_filters(build, filters, tensors):
     import torchvision
 
@@ -164,6 +174,18 @@ def test_known_networks_have_the_known_number_of_filters(build, filters, tensors
         model = getattr(torchvision.models, build)()
     with parameter_saliency.listening(model) as layers:
         assert (sum(layer.out_channels for layer in layers), len(layers)) == (filters, tensors)
+
+
+def test_the_filters_of_an_auxiliary_head_do_not_count():
+    """Inception-v3 has 18112 filters with its auxiliary classifier, which does not run in eval mode, and 17216 without."""
+    import torchvision
+
+    with torch.device("meta"):
+        model = torchvision.models.inception_v3(init_weights=False).eval()
+        with parameter_saliency.listening(model) as layers:
+            assert sum(layer.out_channels for layer in layers) == 18112
+            model(torch.zeros(1, 3, 299, 299))
+        assert sum(layer.out_channels for layer, uses in layers.items() if uses) == 17216
 
 
 def test_a_model_without_convolutions_is_refused():

@@ -14,7 +14,6 @@ from bench_plugins.fitting import Standard
 from bench_plugins.lpa3 import LPA3
 from bench_plugins.mixing import Mixup
 from bench_plugins.pes import (
-    AuxiliaryNorms,
     Mix,
     Pes,
     alone,
@@ -331,32 +330,6 @@ def test_passes_are_those_of_the_phases():
     assert (log[0]["forward"], log[0]["backward"]) == (64, 64)
     assert log[1]["forward"] == 64 + 128 + 128 + 2 * sum(unlabelled[:4])
     assert log[1]["backward"] == 64 + 128
-
-
-# Auxiliary batch norms
-
-
-def test_auxiliary_norms_start_as_the_networks_own_and_move_by_themselves():
-    model = testing.TinyNetwork().train()
-    norms = AuxiliaryNorms(model)
-    inputs, twin = testing.tiny_images(8), testing.TinyNetwork().train()
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    assert torch.allclose(norms(model, inputs), twin(inputs))
-    assert same(before, model.state_dict())
-    with torch.no_grad():
-        batch_mean = model.first[0](inputs).mean((0, 2, 3))
-    assert torch.allclose(norms.norms[0].running_mean, 0.01 * batch_mean)  # Their momentum is 0.01 ...
-    assert torch.allclose(twin.first[1].running_mean, 0.1 * batch_mean)  # ... and the network's own 0.1, still.
-    assert model.first[1].momentum == 0.1
-
-
-def test_gradients_reach_the_auxiliary_norms_and_the_shared_layers_but_not_the_networks_norms():
-    model = testing.TinyNetwork().train()
-    norms = AuxiliaryNorms(model)
-    norms(model, testing.tiny_images(4)).sum().backward()
-    assert norms.norms[1].bias.grad is not None
-    assert model.first[0].weight.grad is not None
-    assert model.first[1].weight.grad is None
 
 
 # Trainings

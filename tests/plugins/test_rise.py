@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from bench import contexts, testing
-from bench_plugins.rise import Masks, Rise, enlargement
+from bench.registry import Registry
+from bench_plugins.rise import Masks, Rise, enlargement, register_explainers
 
 KAT = testing.TWO_CHANNEL_IMAGE
 NETWORK = testing.TwoChannelNetwork()
@@ -175,3 +176,26 @@ def test_the_model_is_left_as_it_was():
     assert model.training
     assert not model._forward_hooks
     assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
+
+
+def test_the_registered_sizes_are_those_of_the_authors_notebook_and_of_the_comparison():
+    registry = Registry()
+
+    def register(factory, *, name=None, **defaults):
+        registry.add("explainer", factory, name=name, defaults=defaults, plugin="rise", distribution="test")
+
+    register_explainers(register)
+    parts = {entry.name: registry.resolve("explainer", entry.name).part for entry in registry.entries("explainer")}
+    sizes = {name: (part.masks, part.cells, part.probability, part.normalise, part.fill) for name, part in parts.items()}
+    assert sizes == {
+        "rise": (6000, 8, 0.1, "expected", "mean"),
+        "rise-8000": (8000, 7, 0.5, "expected", "mean"),
+        "rise-per-pixel": (6000, 8, 0.1, "per-pixel", "mean"),
+    }
+
+
+def test_equal_seeds_give_equal_masks():
+    rise, size = Rise(masks=30, cells=4), torch.Size((12, 12))
+    first, again, other = (rise.draw(size, torch.Generator().manual_seed(seed)) for seed in (5, 5, 6))
+    assert all(torch.equal(*pair) for pair in zip(first, again, strict=True))
+    assert not torch.equal(first[0], other[0])

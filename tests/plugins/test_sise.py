@@ -14,6 +14,7 @@ from torch import nn
 
 from bench import contexts, testing
 from bench.interfaces import Layer
+from bench.layers import recording
 from bench_plugins import sise
 from bench_plugins.sise import AdaSise, Sise, fuse, otsu
 
@@ -260,6 +261,43 @@ def test_adasise_chooses_among_the_maps_of_sise_and_does_not_mind_the_scale(valu
     assert not (chosen & ~Sise().choose(gradients)).any()
     assert chosen.any() == (gradients > 0).any()
     assert chosen.sum() == AdaSise().choose(gradients * scale).sum()
+
+
+def test_adasise_is_sise_with_otsus_threshold_for_mu():
+    gradients = torch.randn(20, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for row in gradients.split(1):
+        level = otsu(row, row > 0).item()
+        just_below_the_next = (level + row[row > level].min().item()) / 2  # So that a product's last bit decides nothing.
+        assert torch.equal(AdaSise().choose(row), Sise(mu=just_below_the_next / row.max().item()).choose(row))
+
+
+@pytest.mark.parametrize("explainer", [Sise(), AdaSise()])
+def test_each_masks_share_of_a_picture_adds_up_to_its_score(explainer):
+    """Where everything has the confidence 1/2, V of any number of masks adds up to 1/2, and nothing in it is below zero."""
+    model, inputs, targets = TwoBlocks().eval(), images(3), torch.tensor([0, 1, 2])
+    context = testing.explain_context(model, model.layers, 3, INFO)
+    context.probability = lambda logits: torch.full_like(logits, 0.5)
+    for maps, gradients in sise.feature_maps(model, inputs, targets, context):
+        chosen = explainer.choose(gradients) & (maps.amax((2, 3)) > maps.amin((2, 3)))
+        found = sise.picture(model, inputs, torch.zeros_like(inputs), targets, maps, chosen, context)
+        assert found.min() >= 0
+        assert torch.allclose(found.sum((1, 2, 3)), 0.5 * chosen.any(1).float(), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["vgg16", "resnet50"])
+def test_the_blocks_have_as_many_maps_as_in_the_paper(name):
+    """VGG-16: 64 + 128 + 256 + 512 + 512. Of ResNet-50 the first convolution, a block in the paper, is no stage of the model: 3840 of 3904."""
+    from bench_plugins.torchvision_models import ResNet, Vgg
+
+    info = testing.dataset_info(20, (224, 224), 3)
+    with torch.device("meta"):
+        model = (Vgg() if name == "vgg16" else ResNet(depth=50)).build(info)
+        with recording(model.stages) as outputs:
+            model(torch.zeros(1, 3, 224, 224))
+    counts = [output.shape[1] for output in outputs]
+    assert counts == {"vgg16": [64, 128, 256, 512, 512], "resnet50": [256, 512, 1024, 2048]}[name]
+    if name == "vgg16":  # What its poolings read: rectified maps.
+        assert [stage.name for stage in model.stages] == [f"network.features.{place}" for place in (3, 8, 15, 22, 29)]
 
 
 # Otsu and the fusion
