@@ -16,6 +16,7 @@ from bench import plugins as plugin_loader
 from bench import spec as specs
 from bench.api import data_folder, prepare_device
 from bench.compare import made_of
+from bench.composition import SIGN
 from bench.errors import BenchError, InvalidValue
 from bench.lines import result_line
 from bench.observers import Observer
@@ -115,6 +116,9 @@ def _spec_of(group: Sequence[Line]) -> dict[str, Any]:
 
 def _request(part: Mapping[str, Any]) -> str | dict[str, Any]:
     """A part of a line as a spec asks for it. One that was asked for as `name:argument` is asked for so again."""
+    if SIGN in part["name"] and "1" in part["parameters"]:  # Of a composition, each part stands under its place.
+        parts = [each for _, each in sorted(part["parameters"].items(), key=lambda item: int(item[0]))]
+        return {"of": [_request({"label": each["name"], **each}) for each in parts], "as": part["label"]}
     if str(part["label"]).startswith(f"{part['name']}:"):
         return str(part["label"])
     parameters = {name: _reference(value) for name, value in part["parameters"].items() if value is not None}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import hookspecs, plugins, reference, spec
+from bench import composition, hookspecs, plugins, reference, spec
 
 ROOT = Path(__file__).parent.parent
 
@@ -44,11 +44,14 @@ def test_the_example_on_the_page_is_the_example_in_the_folder():
     assert code.split('"""\n', 1)[1] == example.split('"""\n', 1)[1]
 
 
-def test_every_recipe_resolves_as_far_as_it_needs_no_files(loaded):
+def test_every_recipe_resolves_and_the_weights_that_it_names_are_the_users_to_bring(loaded, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     recipes = sorted(spec.recipes_folder().glob("*.toml"))
     assert recipes
     for recipe in recipes:
         made = spec.make(spec.read(recipe), recipe.name).completed(loaded.registry)
         for kind in ("dataset", "model", "trainer", "augmenter", "explainer", "metric"):
             for request in getattr(made, f"{kind}s"):
-                loaded.registry.resolve(kind, request)
+                if isinstance(request, dict) and "weights" in request:
+                    (tmp_path / request["weights"]).touch()
+                composition.resolve(loaded.registry, request) if kind == "augmenter" else loaded.registry.resolve(kind, request)
