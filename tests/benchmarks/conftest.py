@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from timing import AnotherProcess
 
 from bench import environment
+from benchmarks.timing import AnotherProcess
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -9,9 +9,6 @@ from functools import lru_cache, partial
 
 import pytest
 import torch
-from timing import Row, enter, fastest, in_turn, seconds
-from ways import CHANNELS_LAST, CONTIGUOUS, NETWORKS, Case, Subject, Way, deletion, integrated_gradcam, of
-from ways import integrated_gradcam_through_the_whole_network as through_the_whole_network
 
 from bench import contexts
 from bench.interfaces import Layer, Passes
@@ -19,6 +16,9 @@ from bench.layers import recording
 from bench_plugins.masking_cams import AblationCam, ScoreCam
 from bench_plugins.rise import Rise
 from bench_plugins.sise import AdaSise, Sise
+from benchmarks.timing import Row, enter, fastest, in_turn, seconds
+from benchmarks.ways import CHANNELS_LAST, CONTIGUOUS, NETWORKS, Case, Subject, Way, deletion, integrated_gradcam, of
+from benchmarks.ways import integrated_gradcam_through_the_whole_network as through_the_whole_network
 
 WITHIN = 1.15
 BATCHES = {"lite0": (8, 16, 32), "resnet56": (32, 64, 128)}

@@ -8,8 +8,9 @@ from functools import partial
 
 import pytest
 import torch
-from timing import LEVEL, Row, enter, fastest, in_turn, seconds
-from ways import CHANNELS_LAST, CONTIGUOUS, NETWORKS, WAYS, Case
+
+from benchmarks.timing import LEVEL, Row, enter, fastest, in_turn, seconds
+from benchmarks.ways import CHANNELS_LAST, CONTIGUOUS, NETWORKS, WAYS, Case
 
 BATCHES = {"lite0": (8, 16), "resnet56": (32, 64)}
 AS_IT_COMES, AS_BENCH = "as it comes", "as bench runs"  # The second: memory kept, and the better memory format.

@@ -10,7 +10,6 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from timing import Row, enter, in_turn, seconds
 from torch import nn
 
 from bench import contexts, plugins, testing
@@ -21,6 +20,7 @@ from bench_plugins.edda import Edda
 from bench_plugins.gradcam import GradCam
 from bench_plugins.lpa3 import LPA3
 from bench_plugins.torchvision_models import ResNet
+from benchmarks.timing import Row, enter, in_turn, seconds
 
 CLASSES, SIDE, ROWS = 10, 32, 64
 WITHIN, SHARE = 1.15, 0.05

@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from ways import WAYS, Case, Way
+
+from benchmarks.ways import WAYS, Case, Way
 
 ROUNDS, BUDGET = (5, 15), 2.5  # At least and at most so many rounds; between, as many as give one side so many seconds.
 LEVEL = 0.95  # Two sides that do the same work were seen to be this far apart on a busy machine.
