@@ -420,7 +420,8 @@ class Metric(Part, Protocol):
     Optional class attributes: `all_images = True` scores the whole test split, not the run's selection; `per_image = False`
     says that the rows are not images (repeats of a timing, epochs), and it is called once; `timed = True` says that the
     value belongs to a machine. Optional methods: `values(rows) -> (N,)` the number each image stands with (default: the row,
-    or its mean); `aggregate(rows) -> float` (default: the mean of the values; ECE and the like bring their own);
+    or its mean); `aggregate(rows) -> float` (default: the mean of the values; ECE and the like bring their own, and `biased = True`
+    where it is too high on few images, see `bench.intervals`);
     `curve(rows) -> Curve`; `figure(model, data, context, path)` draws the network into a PNG, of the scored images, which
     `data.batches(size)` gives as pairs (inputs, labels), with an ExplainContext.
     """

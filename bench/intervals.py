@@ -26,14 +26,25 @@ def over_images(values: Rows, seed: int = 0) -> Interval | None:
     return _percentiles(means)
 
 
-def over_images_of(aggregate: Callable[[Rows], float], rows: Rows, seed: int = 0, resamples: int = 200) -> Interval | None:
-    """The same for a number that is no mean: the aggregate of resampled rows."""
+def over_images_of(aggregate: Callable[[Rows], float], rows: Rows, seed: int = 0, resamples: int = 200, biased: bool = False) -> Interval | None:
+    """The same for a number that is no mean: the aggregate of resampled rows.
+
+    biased: the aggregate of fewer distinct rows is systematically too high, as a sum of distances is. What resampling adds to the number is
+    then taken off it (the basic bootstrap of Davison and Hinkley, 1997), not below zero where no resample is.
+    """
     if len(rows) < 2:
         return None
     generator = np.random.default_rng(seed)
     found = [aggregate(rows[generator.integers(0, len(rows), len(rows))]) for _ in range(resamples)]
     finite = [value for value in found if math.isfinite(value)]
-    return _percentiles(finite) if finite else None
+    if not finite:
+        return None
+    low, high = _percentiles(finite)
+    if not biased:
+        return low, high
+    floor = 0.0 if min(finite) >= 0 else -math.inf
+    value = aggregate(rows)
+    return max(floor, 2 * value - high), max(floor, 2 * value - low)
 
 
 def over_seeds(values: Sequence[float]) -> Interval | None:

@@ -117,7 +117,8 @@ def summarise(metric: Any, rows: Tensor) -> Score:
     values = own_values(rows) if own_values else (rows if rows.ndim == 1 else rows.mean(1))
     if own_aggregate is not None:
         value = float(own_aggregate(rows))
-        interval = over_images_of(lambda part: float(own_aggregate(torch.from_numpy(part))), as_rows(rows))
+        biased = getattr(metric, "biased", False)
+        interval = over_images_of(lambda part: float(own_aggregate(torch.from_numpy(part))), as_rows(rows), biased=biased)
     else:
         known = values[values.isfinite()]
         value = float(known.mean()) if len(known) else math.nan

@@ -8,7 +8,8 @@ Choices: `ece` has 15 bins, as Guo et al.; `ece-10` has 10, as ExCon's code. A b
 class of an image is a prediction of its own: the confidence is that of the answer given (yes above .5), NLL and Brier are means over
 classes. All test images are scored. An image's own number in ECE is its confidence minus 1 if right, 0 if wrong: the mean tells
 over-confidence, the metric itself is computed over all images. Chance alone moves every bin off the diagonal, so ECE is too large
-on few images, and resampled images add as much again: of an error near that size the interval lies too high. `figure` is the
+on few images, and resampled images add as much again, which the interval takes off: it reaches further down than up, and may lie below
+the number. Of an error of 0.01, 0.03 and 0.1 it holds the truth on 2,000 images in 87, 91 and 96 % of cases. `figure` is the
 reliability diagram: of each bin the accuracy against the confidence, and below it the share of the images.
 
 Checked against: bins filled by hand, torchmetrics' `multiclass_calibration_error`, and PyTorch's cross-entropy.
@@ -51,6 +52,8 @@ class ExpectedCalibrationError(_OfProbabilities):
     """How far confidence and accuracy lie apart, over bins of equal width: 15, or as many as the name says."""
 
     name: ClassVar[str] = "ece"
+    version: ClassVar[int] = 2  # 1 had an interval that did not take the bias of few images off.
+    biased: ClassVar[bool] = True
     paper: ClassVar[str] = "Guo et al.; On Calibration of Modern Neural Networks; ICML 2017; arXiv:1706.04599"
     unit: ClassVar[str] = "probability"
 

@@ -7,6 +7,7 @@ import random as shuffling
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -496,6 +497,54 @@ def test_what_a_paper_prints_stands_beside_what_is_measured_here(boards_of, tmp_
     rows = {row.split("|")[1].strip(): [cell.strip() for cell in row.split("|")[2:-1]] for row in page.splitlines() if row.startswith("|")}
     assert rows["edda"] == ["0.398 ± 0.005", "[0.250 (0.200, 0.300)](cifar100.md)", "0.461 ± 0.004", "–", "formula verified"]
     assert rows["none"] == ["0.224 ± 0.005", "–", "0.273", "–", "–"]
+
+
+def test_a_paper_s_comparison_on_other_data_stands_below_its_table(boards_of, tmp_path):
+    about = {"explainer": "gradcam", "dataset": "scenes", "model": "resnet-mini"}
+    lines = [
+        line(0.25, metric="deletion", augmenter="edda", **about),
+        line(0.35, metric="deletion", augmenter="none", **about),
+        line(0.45, metric="deletion", augmenter="mixup", **about),  # Not in the paper's table.
+        line(0.55, metric="deletion", augmenter="edda", **{**about, "explainer": "rise"}),
+        line(0.65, metric="deletion", augmenter="edda", **{**about, "dataset": "digits"}),  # Alone there: nothing is compared.
+    ]
+    (tmp_path / "boards").mkdir()
+    (tmp_path / "boards" / reported.FILE).write_text(REPORTED)
+    page = (boards_of(lines) / "reported.md").read_text()
+    assert "Measured here: [digits" not in page
+    below = page.split("### Measured here: [scenes, resnet-mini, standard](scenes.md)")[1]
+    head, _, *rows = ([cell.strip() for cell in row.split("|")[1:-1]] for row in below.splitlines() if row.startswith("|"))
+    assert head == ["augmenter", "deletion"]
+    assert rows == [["none", "0.350 [0.300, 0.400]"], ["edda", "0.250 [0.200, 0.300]"]]
+
+
+def test_explainers_are_compared_where_the_paper_s_noise_and_augmenter_are(boards_of, tmp_path):
+    """A paper that names neither has no label noise and no augmentation; one that names a rate means that rate."""
+    table = """
+[[table]]
+paper = "A paper"
+where = "Table 1"
+compares = "explainer"
+dataset = "voc2007"
+model = "vgg16"
+metrics = ["deletion"]
+{noise}
+[table.rows]
+gradcam = [1.0]
+rise = [2.0]
+"""
+    noisy = part("symmetric", label="symmetric:0.8")
+    lines = [
+        line(value, metric="deletion", explainer=name, noise=noise, augmenter=augmenter)
+        for value, (name, noise, augmenter) in enumerate(product(("gradcam", "rise"), (None, noisy), ("none", "edda")), 1)
+    ]
+    (tmp_path / "boards").mkdir()
+    for noise, first, second in (("", "1", "5"), ('noise = "symmetric:0.8"', "3", "7")):
+        (tmp_path / "boards" / reported.FILE).write_text(table.format(noise=noise))
+        below = (boards_of(lines) / "reported.md").read_text().split("### Measured here")
+        assert len(below) == 2
+        numbers = [row.split("|")[2].split()[0].split(".")[0] for row in below[1].splitlines() if row.startswith(("| gradcam", "| rise"))]
+        assert numbers == [first, second]
 
 
 @pytest.mark.parametrize(

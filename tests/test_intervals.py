@@ -70,6 +70,21 @@ def test_a_number_that_is_no_mean_has_the_interval_of_its_own_aggregate():
     assert intervals.over_images_of(lambda part: 5.0, rows) == (5.0, 5.0)
 
 
+def test_what_resampling_adds_to_a_biased_number_is_taken_off_it():
+    """The largest of five is the largest of all: what the resamples fall short of it, the truth is expected to lie above it."""
+    rows = np.array([[0.0], [1.0], [2.0], [3.0], [10.0]])
+    low, high = intervals.over_images_of(lambda part: float(np.max(part)), rows)
+    assert intervals.over_images_of(lambda part: float(np.max(part)), rows, biased=True) == (2 * 10 - high, 2 * 10 - low)
+
+
+def test_a_number_that_cannot_be_negative_has_no_negative_interval():
+    """|mean| of +1 and -1 in equal numbers is 0, and every resample's is above."""
+    rows = np.array([[1.0], [-1.0]] * 5)
+    assert intervals.over_images_of(lambda part: abs(float(part.mean())), rows, biased=True) == (0.0, 0.0)
+    low, _ = intervals.over_images_of(lambda part: float(part.mean()), rows, biased=True)
+    assert low < 0
+
+
 def test_resamples_in_which_a_number_cannot_be_had_are_left_out():
     rows = np.arange(10.0)[:, None]
     found = intervals.over_images_of(lambda part: math.nan if part.max() == 9 else 1.0, rows)

@@ -5,12 +5,14 @@ from itertools import product
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
 from bench import intervals
 from bench.leaderboard import statistics
+from bench_plugins.calibration import ExpectedCalibrationError
 
 METHOD = np.array([0.70, 0.60, 0.80, 0.55, 0.90, 0.40])
 FLOOR = np.array([0.50, 0.50, 0.65, 0.60, 0.60, 0.40])
@@ -261,6 +263,19 @@ def test_the_interval_of_a_mean_over_classes_covers_at_its_rate():
         low, high = intervals.over_images_of(mean_over_classes, np.stack([right, of_class], 1))
         found.append(low <= 0.7 <= high)
     assert np.mean(found) == pytest.approx(0.95, abs=0.02 + SLACK)
+
+
+def test_the_interval_of_the_calibration_error_covers_more_often_than_its_percentiles():
+    """Always .03 too sure. On few images the error is too large and its resamples more so: their percentiles lie above the truth."""
+    random, metric, plain, corrected = np.random.RandomState(43), ExpectedCalibrationError(), [], []
+    for _ in range(RUNS // 4):
+        confidence = random.uniform(0.5, 1, 1000)
+        rows = np.stack([confidence, random.rand(1000) < confidence - 0.03], 1).astype(float)
+        for found, biased in ((plain, False), (corrected, True)):
+            low, high = intervals.over_images_of(lambda part: metric.aggregate(torch.from_numpy(part)), rows, biased=biased)
+            found.append(low <= 0.03 <= high)
+    assert np.mean(plain) < 0.7
+    assert np.mean(corrected) > 0.8
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5])

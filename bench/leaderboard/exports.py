@@ -111,9 +111,7 @@ def latex(tables: Iterable[Board]) -> str:
 
 
 def _latex_table(table: Board) -> str:
-    about = table.about
-    noise = f", label noise {about['noise']['label']}" if about["noise"] else ""
-    caption = f"{table.dataset}, {about['model']['label']}, {about['trainer']['label']}{noise}: {table.view or table.kind}."
+    caption = f"{table.dataset}, {table.heading}: {table.view or table.kind}."
     names = ["augmenter", *(["explainer"] if table.kind == "explanations" else [])]
     arrows = {True: "$\\uparrow$", False: "$\\downarrow$"}
     heads = [*names, *(f"{latex_text(column.label)} {arrows[column.higher_is_better]}" for column in table.columns)]

@@ -37,7 +37,7 @@ def build(data: Path) -> dict[str, str]:
         for name, group in groupby(tables, key=lambda table: table.dataset):
             found = list(group)
             pages |= dataset_pages(name, found, per_image, data)
-            cited += [table for table in found if any(each.dataset == table.dataset for each in printed)]
+            cited += found if printed else []
             overview.append(_overview_row(name, found))
             for paper, methods in exports.papers(found).items():
                 papers[paper] = sorted({*papers.get(paper, ()), *methods})
@@ -127,8 +127,8 @@ def dataset_pages(name: str, tables: Sequence[Board], per_image: PerImage, data:
     page, stem = [HEADER, f"# {escaped(name)}\n", f"Licence of the images: {escaped(tables[0].about['dataset']['licence'])}\n"], slug(name)
     files: dict[str, str] = {}
     tested = []
-    for heading, group in groupby(tables, key=_heading):
-        page.append(f"## {heading}\n")
+    for heading, group in groupby(tables, key=lambda table: table.heading):
+        page.append(f"## {escaped(heading)}\n")
         told = ""
         for table in group:
             if setting(table) != told:
@@ -185,13 +185,7 @@ def _pictures(stem: str, data: Path, what: str = "") -> list[Path]:
 
 def title(table: Board) -> str:
     """What the table is about, in a line."""
-    return f"{escaped(table.dataset)}, {_heading(table)}: {escaped(table.view or table.kind)}"
-
-
-def _heading(table: Board) -> str:
-    about = table.about
-    noise = f", label noise {about['noise']['label']}" if about["noise"] else ""
-    return escaped(f"{about['model']['label']}, {about['trainer']['label']}{noise}")
+    return escaped(f"{table.dataset}, {table.heading}: {table.view or table.kind}")
 
 
 def setting(table: Board) -> str:

@@ -36,6 +36,11 @@ class Reported:
     factor: float = 1.0
     note: str = ""
 
+    @property
+    def title(self) -> str:
+        fixed = "".join(f", {kind} {name}" for kind, name in self.fixed.items())
+        return f"{self.where}: {self.dataset}, {self.model}{fixed}"
+
 
 @dataclass(frozen=True)
 class Match:
@@ -77,18 +82,74 @@ def _table(values: Mapping[str, Any], where: str) -> Reported:
 
 def matches(reported: Reported, boards: Sequence[Board]) -> dict[tuple[str, str], list[Match]]:
     """The numbers here by method and metric: same data, network, metric and every part that the paper names. Recipes may differ."""
+    same = [board for board in boards if (board.dataset, _name(board.about["model"])) == (reported.dataset, reported.model)]
+    return _matches(reported, same)
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """A paper's comparison on data or a network that the paper does not print: a text per method and metric."""
+
+    title: str
+    dataset: str
+    compares: str
+    metrics: tuple[str, ...]
+    rows: Mapping[str, tuple[str, ...]]
+
+
+def elsewhere(tables: Sequence[Reported], boards: Sequence[Board]) -> list[Elsewhere]:
+    """What there is here of the comparisons in a paper's tables, on other data or another network, if of two methods at least."""
+    printed = {(table.dataset, table.model) for table in tables}
+    others = [board for board in boards if (board.dataset, _name(board.about["model"])) not in printed]
+    found: dict[tuple[str, str, str], dict[tuple[str, str], list[Match]]] = {}
+    for table in tables:
+        for method_and_metric, matched in _matches(table, others).items():
+            for match in matched:
+                place = found.setdefault((match.board.dataset, match.board.heading, table.compares), {})
+                known = place.setdefault(method_and_metric, [])
+                if match not in known:  # Two tables of a paper may ask for the same number.
+                    known.append(match)
+    columns = list(dict.fromkeys(metric for table in tables for metric in table.metrics))
+    methods = list(dict.fromkeys(method for table in tables for method in table.rows))
+    return [
+        _of_place(f"{dataset}, {heading}", dataset, compares, methods, columns, matched)
+        for (dataset, heading, compares), matched in found.items()
+        if len({method for method, _ in matched}) > 1
+    ]
+
+
+def _of_place(
+    title: str, dataset: str, compares: str, methods: Sequence[str], metrics: Sequence[str], found: Mapping[tuple[str, str], Sequence[Match]]
+) -> Elsewhere:
+    there = tuple(metric for metric in metrics if any(of == metric for _, of in found))
+    digits = {of: column_digits(match.cell.value for at, matched in found.items() if at[1] == of for match in matched) for of in there}
+
+    def text(method: str, metric: str) -> str:
+        return "; ".join(with_interval(match.cell, digits[metric]) for match in found.get((method, metric), [])) or MISSING
+
+    known = [method for method in methods if any(of == method for of, _ in found)]
+    rows = {method: tuple(text(method, metric) for metric in there) for method in known}
+    return Elsewhere(title, dataset, compares, there, rows)
+
+
+def _matches(reported: Reported, boards: Sequence[Board]) -> dict[tuple[str, str], list[Match]]:
     found: dict[tuple[str, str], list[Match]] = {}
-    for board in boards:
-        if board.dataset != reported.dataset or _name(board.about["model"]) != reported.model:
-            continue
+    for board in {(each.identity, each.kind): each for each in boards}.values():  # The views of a board have the same cells.
         for row, column, cell, parts in _cells(board):
-            named = {kind: _name(part) for kind, part in parts.items()}
-            method, metric = named.get(reported.compares), _name(board.parts["metric"].get(column.label))
-            if method is None or method not in reported.rows or metric not in reported.metrics or cell.value is None:
+            method, metric = _name(parts[reported.compares]), _name(board.parts["metric"].get(column.label))
+            if method not in reported.rows or metric not in reported.metrics or cell.value is None:
                 continue
-            if all(named.get(kind) == name for kind, name in reported.fixed.items()) and ("noise" in reported.fixed or named["noise"] is None):
-                found.setdefault((method, metric), []).append(Match(board, row, cell, parts[reported.compares] or {}))
+            if all(_is(parts[kind], reported.fixed.get(kind), usual) for kind, usual in USUAL.items() if kind != reported.compares):
+                found.setdefault((str(method), str(metric)), []).append(Match(board, row, cell, parts[reported.compares] or {}))
     return found
+
+
+USUAL = {"trainer": None, "noise": "", "explainer": None, "augmenter": "none"}  # Where a paper names no such part: any, none at all, any, `none`.
+
+
+def _is(part: Mapping[str, Any] | None, wanted: str | None, usual: str | None) -> bool:
+    wanted = usual if wanted is None else wanted
+    return wanted is None or wanted in (("",) if part is None else (part["name"], part["label"]))
 
 
 def _cells(board: Board) -> Iterator[tuple[Row, Any, Cell, dict[str, Mapping[str, Any] | None]]]:
@@ -101,35 +162,45 @@ def _name(part: Mapping[str, Any] | None) -> str | None:
     return None if part is None else str(part["name"])
 
 
+def by_paper(tables: Sequence[Reported]) -> list[tuple[str, list[Reported]]]:
+    """The tables of each paper, in the file's order."""
+    return [(paper, list(group)) for paper, group in groupby(tables, key=lambda table: table.paper)]
+
+
 def page(tables: Sequence[Reported], boards: Sequence[Board], header: str) -> str:
-    """Every reported table with the numbers from here beside it."""
+    """Every reported table with the numbers from here beside it, and after those of a paper what is measured here on other data."""
     parts = [header, "# Reported and measured here\n", READING]
-    for paper, group in groupby(tables, key=lambda table: table.paper):
+    for paper, group in by_paper(tables):
         parts.append(f"## {escaped(paper)}\n")
         for table in group:
-            fixed = "".join(f", {kind} {name}" for kind, name in table.fixed.items())
-            parts.append(f"### {escaped(f'{table.where}: {table.dataset}, {table.model}{fixed}')}\n")
+            parts.append(f"### {escaped(table.title)}\n")
             parts += [f"{escaped(table.note)}.\n"] if table.note else []
             parts.append(_text(table, matches(table, boards)) + "\n")
+        for other in elsewhere(group, boards):
+            parts.append(f"### Measured here: [{escaped(other.title)}]({slug(other.dataset)}.md)\n")
+            rows = [[escaped(method), *texts] for method, texts in other.rows.items()]
+            parts.append(tabulate(rows, [other.compares, *map(escaped, other.metrics)], tablefmt="pipe", disable_numparse=True) + "\n")
     return "\n".join(parts)
 
 
-READING = """What papers print, and what is measured here for the same data, network, method and metric, by the recipe of our boards.
-Where the recipes differ the two need not agree; what can be compared is which method is ahead. – stands for what has not been measured here.
+READING = """What papers print, and what is measured here: beside it for the same data, network, method and metric, and below it on the data and
+networks of our boards. Where data, network or recipe differ the numbers need not agree; what can be compared is which method is ahead, and the
+boards say which differences are sure.
 """
 
 
 def _text(table: Reported, found: Mapping[tuple[str, str], Sequence[Match]]) -> str:
+    """Without the columns for numbers from here where there are none."""
     claims = {method: match.part["claim"] for (method, _), matched in found.items() for match in matched if match.part.get("claim")}
-    pairs = (text for metric in table.metrics for text in (f"{escaped(metric)}: reported", "here"))
-    headers = [table.compares, *pairs, *(["what is shown of it"] if claims else [])]
+    heads = [text for metric in table.metrics for text in ((f"{escaped(metric)}: reported", "here") if found else (f"{escaped(metric)}: reported",))]
+    headers = [table.compares, *heads, *(["what is shown of it"] if claims else [])]
     digits = [column_digits(numbers[place][0] * table.factor for numbers in table.rows.values()) for place in range(len(table.metrics))]
     body = []
     for method, numbers in table.rows.items():
         cells = []
         for metric, (value, half), decimals in zip(table.metrics, numbers, digits, strict=True):
             cells.append(printed(value, half, table.factor, decimals))
-            cells.append("; ".join(_here(match, decimals) for match in found.get((method, metric), [])) or MISSING)
+            cells += ["; ".join(_here(match, decimals) for match in found.get((method, metric), [])) or MISSING] if found else []
         body.append([escaped(method), *cells, *([escaped(claims.get(method, MISSING))] if claims else [])])
     return tabulate(body, headers, tablefmt="pipe", disable_numparse=True)
 

@@ -108,6 +108,12 @@ class Board:
     identity: str = ""
     view: str = ""
 
+    @property
+    def heading(self) -> str:
+        """Network, trainer and label noise, in a line."""
+        noise = f", label noise {self.about['noise']['label']}" if self.about["noise"] else ""
+        return f"{self.about['model']['label']}, {self.about['trainer']['label']}{noise}"
+
     def cell(self, row: Row, column: Column) -> Cell | None:
         return self.cells.get((row, column))
 

@@ -70,7 +70,7 @@ def _dataset_pages(site: Site) -> Iterator[Page]:
             site.boards += found
             site.methods = _merged(site.methods, content.methods(found))
             settings = []
-            for heading, alike in groupby(enumerate(found), key=lambda item: _heading(item[1])):
+            for heading, alike in groupby(enumerate(found), key=lambda item: item[1].heading):
                 shown = []
                 for number, board in alike:
                     judged = verdicts(board, per_image)
@@ -89,11 +89,6 @@ def _merged(known: dict[tuple[str, str], content.Method], more: Mapping[tuple[st
     for name, method in more.items():
         known.setdefault(name, method).parts.update(method.parts)
     return dict(sorted(known.items()))
-
-
-def _heading(board: Board) -> str:
-    labels = [board.about[kind]["label"] for kind in ("model", "trainer", "noise") if board.about[kind]]
-    return ", ".join(labels[:2]) + (f", label noise {labels[2]}" if len(labels) > 2 else "")
 
 
 def _setting(board: Board) -> list[tuple[str, str]]:
@@ -157,15 +152,15 @@ def _spec(source: Path, run: str) -> str | None:
 
 def _reported(printed: Sequence[reported.Reported], found: Sequence[Board]) -> list[dict[str, Any]]:
     papers = []
-    for paper, group in groupby(printed, key=lambda table: table.paper):
+    for paper, group in reported.by_paper(printed):
         tables = []
         for table in group:
             here = reported.matches(table, found)
             rows = [[method, *_side_by_side(method, values, table, here)] for method, values in table.rows.items()]
-            fixed = "".join(f", {kind} {name}" for kind, name in table.fixed.items())
-            title = f"{table.where}: {table.dataset}, {table.model}{fixed}"
-            tables.append({"title": title, "note": table.note, "compares": table.compares, "metrics": table.metrics, "rows": rows, "any": bool(here)})
-        papers.append({"paper": paper, "tables": tables})
+            tables.append(
+                {"title": table.title, "note": table.note, "compares": table.compares, "metrics": table.metrics, "rows": rows, "any": bool(here)}
+            )
+        papers.append({"paper": paper, "tables": tables, "elsewhere": reported.elsewhere(group, found)})
     return papers
 
 
@@ -177,7 +172,8 @@ def _side_by_side(
 ) -> Iterator[str]:
     for metric, (value, half) in zip(table.metrics, values, strict=True):
         yield reported.printed(value, half, table.factor)
-        yield "; ".join(with_interval(match.cell) for match in found.get((method, metric), [])) or MISSING
+        if found:
+            yield "; ".join(with_interval(match.cell) for match in found.get((method, metric), [])) or MISSING
 
 
 # Galleries
