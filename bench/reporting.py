@@ -64,9 +64,7 @@ def print_boards(console: Console, lines: Iterable[Line]) -> None:
 
 
 def _terminal_table(board: Board, columns: Sequence[Column]) -> Table:
-    about = board.about
-    noise = f", label noise {about['noise']['label']}" if about["noise"] else ""
-    title = escape(f"{board.dataset}, {about['model']['label']}, {about['trainer']['label']}{noise}: {board.view or board.kind}")
+    title = escape(f"{board.dataset}, {board.heading}: {board.view or board.kind}")
     table = Table(title=title, title_justify="left")
     for heading in ["augmenter", *(["explainer"] if board.kind == "explanations" else [])]:
         table.add_column(heading)

@@ -75,7 +75,7 @@ class ImageFolder:
         boxes = read_boxes(base, folder)
         items = [Item(name, label, boxes.get(name, ())) for name, label in files]
         return file_data(
-            f"{self.name}:{base.resolve().name}",
+            base.resolve().name,
             folder,
             items,
             labels.names,

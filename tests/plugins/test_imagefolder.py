@@ -60,7 +60,7 @@ def test_it_says_what_it_is(tmp_path):
     write(tmp_path / "p/train", ["b/1.png", "a/2.png", "a/3.png"])
     data = ImageFolder(str(tmp_path / "p")).load("train", None)
     assert isinstance(data, ImageData)
-    assert data.info.name == "imagefolder:p"
+    assert data.info.name == "p"
     assert data.info.class_counts == (2, 1)
     assert data.info.image_size == (8, 12)
     assert not data.info.has_boxes
