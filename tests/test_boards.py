@@ -499,6 +499,12 @@ def test_what_a_paper_prints_stands_beside_what_is_measured_here(boards_of, tmp_
     assert rows["none"] == ["0.224 ± 0.005", "–", "0.273", "–", "–"]
 
 
+def test_a_paper_s_metrics_may_be_printed_in_different_units(tmp_path):
+    (tmp_path / reported.FILE).write_text(REPORTED.replace("factor = 0.01", "factor = [0.01, 1]"))
+    (table,) = reported.read(tmp_path / reported.FILE)
+    assert table.rows["edda"] == ((pytest.approx(0.3977), pytest.approx(0.005)), (46.08, 0.38))
+
+
 def test_a_paper_s_comparison_on_other_data_stands_below_its_table(boards_of, tmp_path):
     about = {"explainer": "gradcam", "dataset": "scenes", "model": "resnet-mini"}
     lines = [
@@ -552,6 +558,7 @@ rise = [2.0]
     [
         (("metrics", "metricks"), "missing metrics; unknown metricks"),
         (("27.3]", "27.3, 1.0]"), "'none' has 3 numbers for 2 metrics"),
+        (("factor = 0.01", "factor = [0.01]"), "factor has 1 numbers for 2 metrics"),
         (("[[table]]", "[[table"), "is not valid TOML"),
     ],
 )

@@ -23,7 +23,7 @@ REQUIRED = ("paper", "where", "compares", "dataset", "model", "metrics", "rows")
 
 @dataclass(frozen=True)
 class Reported:
-    """One table of a paper. `rows` holds, for each method, a value per metric and half its interval where the paper gives one."""
+    """One table of a paper. `rows` holds, for each method, a value per metric in our unit and half its interval where the paper gives one."""
 
     paper: str
     where: str
@@ -33,7 +33,6 @@ class Reported:
     metrics: tuple[str, ...]
     rows: Mapping[str, tuple[tuple[float, float | None], ...]]
     fixed: Mapping[str, str] = field(default_factory=dict)  # Other parts by kind, where the paper names them.
-    factor: float = 1.0
     note: str = ""
 
     @property
@@ -70,14 +69,23 @@ def _table(values: Mapping[str, Any], where: str) -> Reported:
             f"{where}: missing {', '.join(missing) or 'nothing'}; unknown {', '.join(unknown) or 'nothing'}.\nFields: {', '.join(KNOWN)}"
         )
     metrics = tuple(values["metrics"])
+    factor = values.get("factor", 1.0)
+    factors = factor if isinstance(factor, list) else [factor] * len(metrics)
+    if len(factors) != len(metrics):
+        raise InvalidValue(f"{where}: factor has {len(factors)} numbers for {len(metrics)} metrics.")
     rows = {}
     for method, numbers in values["rows"].items():
         if len(numbers) != len(metrics):
             raise InvalidValue(f"{where}: '{method}' has {len(numbers)} numbers for {len(metrics)} metrics.")
-        rows[method] = tuple((float(each[0]), float(each[1])) if isinstance(each, list) else (float(each), None) for each in numbers)
+        rows[method] = tuple(_in_our_unit(each, unit) for each, unit in zip(numbers, factors, strict=True))
     fixed = {kind: values[kind] for kind in ("trainer", "noise", "explainer", "augmenter") if kind in values}
-    plain = {name: values[name] for name in ("paper", "where", "compares", "dataset", "model", "note", "factor") if name in values}
+    plain = {name: values[name] for name in ("paper", "where", "compares", "dataset", "model", "note") if name in values}
     return Reported(metrics=metrics, rows=rows, fixed=fixed, **plain)
+
+
+def _in_our_unit(printed: float | list[float], factor: float) -> tuple[float, float | None]:
+    value, half = printed if isinstance(printed, list) and len(printed) == 2 else (printed[0] if isinstance(printed, list) else printed, None)
+    return value * factor, None if half is None else half * factor
 
 
 def matches(reported: Reported, boards: Sequence[Board]) -> dict[tuple[str, str], list[Match]]:
@@ -144,12 +152,12 @@ def _matches(reported: Reported, boards: Sequence[Board]) -> dict[tuple[str, str
     return found
 
 
-USUAL = {"trainer": None, "noise": "", "explainer": None, "augmenter": "none"}  # Where a paper names no such part: any, none at all, any, `none`.
+USUAL = {"trainer": None, "noise": {""}, "explainer": None, "augmenter": {"", "none"}}  # Where a paper names none: any (None), or none at all.
 
 
-def _is(part: Mapping[str, Any] | None, wanted: str | None, usual: str | None) -> bool:
-    wanted = usual if wanted is None else wanted
-    return wanted is None or wanted in (("",) if part is None else (part["name"], part["label"]))
+def _is(part: Mapping[str, Any] | None, wanted: str | None, usual: set[str] | None) -> bool:
+    names = {""} if part is None else {part["name"], part["label"]}
+    return wanted in names if wanted else usual is None or bool(usual & names)
 
 
 def _cells(board: Board) -> Iterator[tuple[Row, Any, Cell, dict[str, Mapping[str, Any] | None]]]:
@@ -194,21 +202,21 @@ def _text(table: Reported, found: Mapping[tuple[str, str], Sequence[Match]]) -> 
     claims = {method: match.part["claim"] for (method, _), matched in found.items() for match in matched if match.part.get("claim")}
     heads = [text for metric in table.metrics for text in ((f"{escaped(metric)}: reported", "here") if found else (f"{escaped(metric)}: reported",))]
     headers = [table.compares, *heads, *(["what is shown of it"] if claims else [])]
-    digits = [column_digits(numbers[place][0] * table.factor for numbers in table.rows.values()) for place in range(len(table.metrics))]
+    digits = [column_digits(numbers[place][0] for numbers in table.rows.values()) for place in range(len(table.metrics))]
     body = []
     for method, numbers in table.rows.items():
         cells = []
         for metric, (value, half), decimals in zip(table.metrics, numbers, digits, strict=True):
-            cells.append(printed(value, half, table.factor, decimals))
+            cells.append(printed(value, half, decimals))
             cells += ["; ".join(_here(match, decimals) for match in found.get((method, metric), [])) or MISSING] if found else []
         body.append([escaped(method), *cells, *([escaped(claims.get(method, MISSING))] if claims else [])])
     return tabulate(body, headers, tablefmt="pipe", disable_numparse=True)
 
 
-def printed(value: float, half: float | None, factor: float, digits: int | None = None) -> str:
+def printed(value: float, half: float | None, digits: int | None = None) -> str:
     """A number as the paper gives it, in our unit."""
-    digits = column_digits([value * factor]) if digits is None else digits
-    return number(value * factor, digits) + ("" if half is None else f" ± {number(half * factor, digits)}")
+    digits = column_digits([value]) if digits is None else digits
+    return number(value, digits) + ("" if half is None else f" ± {number(half, digits)}")
 
 
 def _here(match: Match, digits: int) -> str:

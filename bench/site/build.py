@@ -171,7 +171,7 @@ def _side_by_side(
     found: Mapping[tuple[str, str], Sequence[reported.Match]],
 ) -> Iterator[str]:
     for metric, (value, half) in zip(table.metrics, values, strict=True):
-        yield reported.printed(value, half, table.factor)
+        yield reported.printed(value, half)
         if found:
             yield "; ".join(with_interval(match.cell) for match in found.get((method, metric), [])) or MISSING
 
