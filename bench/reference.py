@@ -71,8 +71,7 @@ def methods_page(loaded: Loaded) -> str:
 
 
 def _item(entry: Entry) -> str:
-    defaults = ", ".join(f"{name} = {value}" for name, value in entry.defaults.items())
     paper = getattr(entry.factory, "paper", "")
     claim = getattr(entry.factory, "claim", "")
-    traits = "; ".join(text for text in (f"with {defaults}" if defaults else "", paper and f"*{paper}*", claim) if text)
+    traits = "; ".join(text for text in (paper and f"*{paper}*", claim) if text)
     return f"- **{entry.name}** ([{entry.plugin}](#{entry.plugin})): {entry.summary}" + (f" {traits}." if traits else "")

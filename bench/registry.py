@@ -38,8 +38,10 @@ class Entry:
 
     @property
     def summary(self) -> str:
-        """The first line of the factory's docstring."""
-        return (self.factory.__doc__ or "").strip().split("\n")[0]
+        """The first line of the factory's docstring, and in what a variant differs."""
+        first = (self.factory.__doc__ or "").strip().split("\n")[0]
+        own = ", ".join(f"{name} = {value}" for name, value in self.defaults.items())
+        return f"{first.rstrip('.')}, with {own}." if own else first
 
 
 @dataclasses.dataclass(frozen=True)

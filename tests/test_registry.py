@@ -271,4 +271,5 @@ def test_a_variant_of_a_parameter_that_is_not_there_is_refused(registry):
 def test_entries_come_by_name_with_their_summary(registry):
     assert [entry.name for entry in registry.entries("explainer")] == ["plain", "plain-strong", "refers"]
     assert registry.entry("explainer", "plain").summary == "What it does."
+    assert registry.entry("explainer", "plain-strong").summary.startswith("What it does, with ")
     assert registry.entry("explainer", "plain").version == 1
