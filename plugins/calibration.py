@@ -129,7 +129,7 @@ def draw(bins: Reliability, error: float, path: Path) -> None:
     above.bar(centres, bins.accuracy.nan_to_num(0), width=1 / number, color="tab:blue", alpha=0.35, edgecolor="tab:blue", label="accuracy")
     above.plot(bins.confidence, bins.accuracy, "o", color="tab:red", markersize=4, label="at the mean confidence")
     above.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy", title=f"Expected calibration error {error:.3f} ({number} bins)")
-    above.legend(loc="upper left")
+    above.legend(loc="best")
     below.bar(centres, bins.share, width=1 / number, color="0.7", edgecolor="0.5")
     below.set(ylabel="share of images", xlabel="confidence")
     figure.savefig(path, dpi=120)

@@ -8,8 +8,9 @@ gradient of
 
 is scaled to length 1; a probe of length 0.1 against it measures how fast log p changes, and the step along it has the length
 bound · 0.1^(t/T) / (that slope + 1e-4). φ is the outputs of the network's stages, each location scaled to length 1 over the
-channels and each stage divided by the root of its locations, so that the distance is at most √(2L) for L stages. δ starts uniform in ±0.01 and is clamped so that pixels stay
-valid. `bound` is a slack in nats and the length of a step in nats, not a radius.
+channels and each stage divided by the root of its locations: behind a ReLU no two are further apart than √(2L), with L stages.
+δ starts uniform in ±0.01 and is clamped so that pixels stay valid. `bound` is a slack in nats and the length of a step in
+nats, not a radius.
 
 Differs from the paper: the condition is the code's one-sided one, with slack. The code attacks in training mode through a
 second set of batch norms and changes its statistics; here the network is in eval mode and nothing in it changes, so images do

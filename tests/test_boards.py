@@ -463,6 +463,17 @@ def test_fifty_thousand_lines_make_a_board_in_seconds_and_little_memory(tmp_path
     assert (tmp_path / "scenes.md").read_text().count("\n| a") >= 10000
 
 
+def test_what_metrics_drew_stands_at_the_end_with_run_metric_and_network(boards_of, tmp_path):
+    drawn = tmp_path / "boards" / "figures" / "networks"
+    drawn.mkdir(parents=True)
+    for name in ("scenes-star-ece-small-net-standard-edda.png", "cifar100-star-ece-small-net-standard-edda.png"):
+        (drawn / name).write_bytes(b"")
+    page = (boards_of([line(0.5)]) / "scenes.md").read_text()
+    assert "![star-ece-small-net-standard-edda](figures/networks/scenes-star-ece-small-net-standard-edda.png)" in page
+    assert "first seed (1)" in page
+    assert "cifar100" not in page
+
+
 # Reported numbers
 
 

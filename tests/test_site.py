@@ -37,6 +37,9 @@ def boards_folder(folder: Path) -> Path:
     (folder / "runs").mkdir()
     (folder / "runs/synthetic.toml").write_text(f'name = "synthetic"\n# {HOSTILE}\n')
     _pictures(folder / "gallery/scenes-synthetic")
+    drawn = folder / "figures/networks"
+    drawn.mkdir(parents=True)
+    Image.fromarray(np.full((6, 6, 3), 200, dtype=np.uint8)).save(drawn / "scenes-synthetic-ece-small-net-standard-none.png")
     return folder
 
 
@@ -156,6 +159,12 @@ def test_the_same_lines_make_the_same_site(source, site, tmp_path):
 def test_without_lines_there_is_no_site(tmp_path):
     with pytest.raises(InvalidValue, match="no result lines"):
         build(tmp_path, tmp_path / "site")
+
+
+def test_what_metrics_drew_is_on_the_page_of_its_data_set(site):
+    text = (site / "scenes.html").read_text()
+    assert '<img class="drawn" src="networks/scenes-synthetic-ece-small-net-standard-none.png" alt="synthetic-ece-small-net-standard-none"' in text
+    assert (site / "networks/scenes-synthetic-ece-small-net-standard-none.png").is_file()
 
 
 def test_reported_numbers_stand_beside_those_measured_here(tmp_path):

@@ -148,8 +148,7 @@ def dataset_pages(name: str, tables: Sequence[Board], per_image: PerImage, data:
     if any(verdict.comparisons for _, judged in tested for verdict in judged.values()):
         files[f"{stem}-comparisons.csv"] = exports.comparisons_csv(tested)
         page.append(f"Every comparison with its interval, effect and p: [{stem}-comparisons.csv]({stem}-comparisons.csv).\n")
-    page += [f"![Test images with the map of each explainer, by augmenter](figures/{figure.name})\n" for figure in _pictures(stem, data)]
-    page += [f"![{figure.stem}](figures/networks/{figure.name})\n" for figure in _pictures(stem, data, "networks")]
+    page += _pictures_section(name, data.parent)
     environments = sorted({each for table in tables for each in table.environments})
     page += [f"Computed with {'; '.join(map(escaped, environments))}.\n", *_methods(tables)]
     page.append("How to read a board: [README](README.md#how-to-read-a-board).\n")
@@ -179,8 +178,22 @@ def categories(table: Board) -> list[tuple[str, tuple[Column, ...]]]:
     return found
 
 
-def _pictures(stem: str, data: Path, what: str = "") -> list[Path]:
-    return sorted((data.parent / "figures" / what).glob(f"{stem}-*.png"))
+def _pictures_section(name: str, source: Path) -> Iterator[str]:
+    maps, drawn = sorted((source / "figures").glob(f"{slug(name)}-*.png")), drawn_by_metrics(name, source)
+    if maps or drawn:
+        yield "## Pictures\n"
+    yield from (f"![Test images with the map of each explainer, by augmenter](figures/{figure.name})\n" for figure in maps)
+    if drawn:
+        yield f"<details><summary>What metrics draw of single networks, of the first seed ({len(drawn)})</summary>\n"
+        for caption, figure in drawn.items():
+            yield f"{escaped(caption)}\n\n![{caption}](figures/networks/{figure.name})\n"
+        yield "</details>\n"
+
+
+def drawn_by_metrics(name: str, source: Path) -> dict[str, Path]:
+    """The figures that metrics drew of a data set's networks, by run, metric and network."""
+    stem = f"{slug(name)}-"
+    return {figure.stem.removeprefix(stem): figure for figure in sorted((source / "figures" / "networks").glob(f"{stem}*.png"))}
 
 
 def title(table: Board) -> str:

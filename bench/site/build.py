@@ -16,6 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from bench.errors import InvalidValue
 from bench.leaderboard import exports, reported
 from bench.leaderboard.comparisons import verdicts
+from bench.leaderboard.pages import drawn_by_metrics
 from bench.leaderboard.tables import Board, boards, count
 from bench.leaderboard.text import MISSING, with_interval
 from bench.results import read, rows_of, slug
@@ -50,6 +51,8 @@ def build(source: Path, folder: Path) -> list[Path]:
     for found in site.galleries.values():
         for gallery in found:
             _copy_gallery(gallery, folder)
+    for figure in sorted((source / "figures" / "networks").glob("*.png")):
+        shutil.copyfile(figure, _made(folder / "networks") / figure.name)
     papers = exports.papers(site.boards)
     if papers:
         (folder / "methods.bib").write_text(exports.bibtex(papers), encoding="utf-8")
@@ -80,7 +83,9 @@ def _dataset_pages(site: Site) -> Iterator[Page]:
             site.datasets.append(_overview(name, page, found, settings, site.galleries.get(name, [])))
             about = found[0].about["dataset"]
             galleries = site.galleries.get(name, [])
-            yield page, "dataset.html", {"name": name, "licence": about["licence"], "settings": settings, "galleries": galleries, "current": page}
+            drawn = {caption: f"networks/{figure.name}" for caption, figure in drawn_by_metrics(name, site.source).items()}
+            shown_too = {"licence": about["licence"], "galleries": galleries, "drawn": drawn}
+            yield page, "dataset.html", {"name": name, "settings": settings, "current": page, **shown_too}
             for gallery in galleries:
                 yield gallery["page"], "gallery.html", {"gallery": gallery, "dataset_page": page, "current": page}
 
