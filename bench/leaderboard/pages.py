@@ -10,7 +10,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from bench.errors import BenchError
-from bench.leaderboard import exports, figures, passes, reported
+from bench.leaderboard import changes, exports, figures, passes, reported
 from bench.leaderboard.comparisons import Against, PerImage, Verdict, disagreements, verdicts
 from bench.leaderboard.tables import Board, Column, Row, boards, count
 from bench.leaderboard.text import MISSING, column_digits, escaped, number, with_interval
@@ -162,6 +162,7 @@ def _sections(table: Board, judged: Verdicts) -> Iterator[str]:
             yield f"#### {escaped(category.capitalize())}\n"
         yield table_text(table, columns, judged) + "\n"
     if judged:
+        yield from changes.section(table, [columns for _, columns in categories(table)], judged)
         yield from _who_is_best(table, judged)
         yield from _agreement(table, judged)
 

@@ -1,0 +1,63 @@
+"""Changes: what each augmentation changes against training without one, paired on the same seeds or images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from tabulate import tabulate
+
+from bench.leaderboard.comparisons import Against, Comparison, Verdict
+from bench.leaderboard.tables import Board, Column, Row
+from bench.leaderboard.text import MISSING, column_digits, escaped, number
+
+FOLDED = 15  # Rows from which on the table is folded away.
+
+NOTE = """A row less the same row without augmentation, on the same {unit}, with the interval of that one difference. **Better** and **worse**
+are told apart after Holm's correction over the column.
+"""
+
+
+def section(board: Board, groups: Iterable[Sequence[Column]], judged: Mapping[Column, Verdict]) -> Iterator[str]:
+    """A table of paired differences for each group of columns; nothing where nothing was compared."""
+    found = {column: _changes(board, verdict) for column, verdict in judged.items()}
+    rows = [row for row in board.rows if any(row in changes for changes in found.values())]
+    if not rows:
+        return
+    yield "#### What the augmentation changes\n"
+    yield NOTE.format(unit=" or ".join(sorted({each.difference.unit for changes in found.values() for each in changes.values()}, reverse=True)))
+    if len(rows) > FOLDED:
+        yield f"<details><summary>{len(rows)} rows</summary>\n"
+    for columns in groups:
+        if known := [column for column in columns if found.get(column)]:
+            yield _text(board, rows, {column: found[column] for column in known}) + "\n"
+    if len(rows) > FOLDED:
+        yield "</details>\n"
+
+
+def _changes(board: Board, verdict: Verdict) -> dict[Row, Comparison]:
+    against: Against = "floor" if board.kind == "networks" else "plain"
+    return {each.row: each for each in verdict.comparisons if each.against == against}
+
+
+def _text(board: Board, rows: Sequence[Row], found: Mapping[Column, Mapping[Row, Comparison]]) -> str:
+    heads = [f"{escaped(column.label)} {column.arrow}{f' ({escaped(column.unit)})' if column.unit else ''}" for column in found]
+    digits = {column: column_digits(each.difference.mean for each in changes.values()) for column, changes in found.items()}
+    explained = board.kind == "explanations"
+    body = [
+        [
+            *map(escaped, [row.augmenter, *([row.explainer or ""] if explained else [])]),
+            *(_cell(changes.get(row), digits[column]) for column, changes in found.items()),
+        ]
+        for row in rows
+    ]
+    return tabulate(body, ["augmenter", *(["explainer"] if explained else []), *heads], tablefmt="pipe", disable_numparse=True)
+
+
+def _cell(change: Comparison | None, digits: int) -> str:
+    """`+1.20 [0.40, 2.00] **better**`."""
+    if change is None:
+        return MISSING
+    found = change.difference
+    sign = "+" if found.mean > 0 else ""
+    verdict = (" **better**" if change.better else " **worse**") if change.told_apart else ""
+    return f"{sign}{number(found.mean, digits)} [{number(found.interval[0], digits)}, {number(found.interval[1], digits)}]{verdict}"
