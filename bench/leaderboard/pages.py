@@ -20,6 +20,7 @@ HEADER = "<!-- Written by `bench leaderboard` from the lines in data/. Changes b
 TIED, NOT_ABOVE_FLOOR = "≈", "°"
 WIDE = 6  # Columns; a table with more is split by category, and a category with more into parts.
 NAMED = 4  # Rows named in a sentence before "and 3 more".
+SPELT = 8  # Augmenters or explainers that the overview names one by one.
 
 Verdicts = Mapping[Column, Verdict]
 
@@ -88,17 +89,24 @@ def _stale(folder: Path, pages: Mapping[str, str]) -> list[Path]:
 
 
 def _overview_row(name: str, tables: Sequence[Board]) -> list[str | int]:
+    networks = "; ".join(dict.fromkeys(escaped(table.heading) for table in tables))
     augmenters = sorted({row.augmenter for table in tables for row in table.rows})
     explainers = sorted({row.explainer for table in tables for row in table.rows if row.explainer})
-    page = f"[{escaped(name)}]({slug(name)}.md)"
-    return [page, *(", ".join(map(escaped, names)) for names in (augmenters, explainers)), count(tables)]
+    return [f"[{escaped(name)}]({slug(name)}.md)", networks, _spanned(augmenters), _spanned(explainers), count(tables)]
+
+
+def _spanned(names: Sequence[str]) -> str:
+    """All of a few names; how many there are, and the first and the last, of many."""
+    if len(names) <= SPELT:
+        return ", ".join(map(escaped, names))
+    return f"{len(names)}, from {escaped(names[0])} to {escaped(names[-1])}"
 
 
 def _overview(rows: Sequence[Sequence[str | int]], with_papers: bool, with_reported: bool) -> str:
     beside = "\nWhat papers report, beside what is measured here: [reported.md](reported.md).\n" if with_reported else ""
     if not rows:
         return f"{HEADER}\n# Leaderboards\n\nNothing is published yet.\n{beside}"
-    table = tabulate(rows, ["dataset", "augmenters", "explainers", "results"], tablefmt="pipe")
+    table = tabulate(rows, ["dataset", "networks", "augmenters", "explainers", "results"], tablefmt="pipe")
     papers = "\nThe papers of the methods, to cite: [methods.bib](methods.bib).\n" if with_papers else ""
     return f"{HEADER}\n# Leaderboards\n\n{table}\n{beside}{papers}\n{READING}"
 
