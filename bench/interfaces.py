@@ -122,9 +122,9 @@ class ArrayData:
 class Batch:
     """Rows to train on. An augmenter may return more rows than it was given, never images outside [0, 1].
 
-    inputs (B, C, H, W); targets (B, K) probabilities, or 0 and 1 per class for multi-label data; weights (B,) of the
-    rows in the loss; indices (B,) of the images in the training set; group (B,) ties the rows made from one original;
-    branch (B,) names the batch-norm set a row goes through (0 is the main one).
+    `inputs` (B, C, H, W); `targets` (B, K) probabilities, or 0 and 1 per class for multi-label data; `weights` (B,) of the
+    rows in the loss; `indices` (B,) of the images in the training set; `group` (B,) ties the rows made from one original;
+    `branch` (B,) names the batch-norm set a row goes through (0 is the main one).
     """
 
     inputs: Tensor
@@ -229,14 +229,15 @@ Explain = Callable[..., Tensor]
 class StepContext:
     """What an augmenter is given in one training step.
 
-    generator: the augmenter's own stream for this step, on the CPU; the streams of weights, order, crops and dropout are
-    others, so two augmenters that draw differently still see the same images.
-    explain(model, inputs, targets) -> (B, 1, H, W): the augmenter's explainer, run in eval mode, leaving no trace.
-    predict(model, inputs) -> (B, K): logits in eval mode without gradient, leaving no trace.
-    features(model, inputs) -> (logits (B, K), [maps (B, C, h, w), …]): the outputs of the model's stages, eval mode, with gradient.
-    fill(kind, inputs) -> (B, C, H, W): what hidden pixels become. stages: the ends of the network's blocks, first to last.
-    progress: share of the training done before this step, in [0, 1).
-    log(name=value, …): numbers, or tensors of no dimension, which are not waited for; the log keeps their mean over the epoch.
+    - `epoch`, `step`: counted from 0; there are `epochs` of them. `progress`: share of the training done before this step, in [0, 1).
+    - `generator`: the augmenter's own stream for this step, on the CPU; the streams of weights, order, crops and dropout are
+      others, so two augmenters that draw differently still see the same images.
+    - `info`: the dataset. `class_counts`: how many training images each class has, by the labels that are trained on.
+    - `explain(model, inputs, targets)` -> (B, 1, H, W): the augmenter's explainer, run in eval mode, leaving no trace.
+    - `predict(model, inputs)` -> (B, K): logits in eval mode without gradient, leaving no trace.
+    - `features(model, inputs)` -> (logits (B, K), [maps (B, C, h, w), …]): the outputs of the model's stages, eval mode, with gradient.
+    - `fill(kind, inputs)` -> (B, C, H, W): what hidden pixels become. `stages`: the ends of the network's blocks, first to last.
+    - `log(name=value, …)`: numbers, or tensors of no dimension, which are not waited for; the log keeps their mean over the epoch.
     """
 
     epoch: int
@@ -265,10 +266,13 @@ class StepContext:
 class ExplainContext:
     """What an explainer is given.
 
-    target_layers: where class-activation maps are taken. stages: the ends of the network's blocks, first to last.
-    probability(logits) -> softmax, or sigmoid for multi-label data. fill(kind, inputs) as in StepContext.
-    chunk: at most this many images per forward. generators: one per row of `inputs`, so that no row depends on its neighbours.
-    state: what `prepare` returned. passes: count here what does not go through the whole model.
+    - `target_layers`: where class-activation maps are taken. `stages`: the ends of the network's blocks, first to last.
+    - `probability(logits)` -> softmax, or sigmoid for multi-label data. `fill(kind, inputs)` as in `StepContext`.
+    - `chunk`: at most this many images per forward.
+    - `generators`: one per row of `inputs`, on the CPU, so that no row depends on its neighbours.
+    - `state`: what `prepare` returned, None without one.
+    - `passes`: whole passes through the model are counted already; add those that go through a part of it.
+    - `info`: the dataset.
     """
 
     target_layers: Sequence[Layer]
@@ -301,9 +305,9 @@ class ExplainContext:
 class Explained:
     """Test images with what is known about them: what a metric scores.
 
-    inputs (B, C, H, W) at the model's size; labels (B,) or (B, K); indices (B,); targets (B,) the explained classes;
-    logits (B, K); attributions (B, 1, H, W) or None; masks (B, 1, H, W) bool or None: where the labelled object is, or
-    (B, K, H, W) where the objects of each class are; boxes: one (M, 5), or (M, 6) with classes, per image or None.
+    `inputs` (B, C, H, W) at the model's size; `labels` (B,) or (B, K); `indices` (B,); `targets` (B,) the explained classes;
+    `logits` (B, K); `attributions` (B, 1, H, W) or None; `masks` (B, 1, H, W) bool or None: where the labelled object is, or
+    (B, K, H, W) where the objects of each class are; `boxes`: one (M, 5), or (M, 6) with classes, per image or None.
     """
 
     inputs: Tensor
@@ -323,14 +327,15 @@ class Explained:
 class MetricContext:
     """What a metric is given.
 
-    predict(inputs) -> logits (B, K): chunked, counted, without gradient.
-    masked_probabilities(counts, fill, keep) -> (B, len(counts)): the target's probability with the `count` most important
-    pixels hidden behind the fill (keep=False: deletion) or with nothing else shown (keep=True: insertion). Stable order,
-    ties by position. Metrics of one group share these forwards.
-    explain(inputs, targets) -> (B, 1, H, W): the explainer under test, for metrics that need it.
-    training / floor_training: the cost of the training and of the same training with augmenter `none`: a dictionary with images,
-    rows, steps, forward, backward, seconds, peak_memory and `epochs`, a list of the same per epoch. explain_cost: images,
-    forward, backward, seconds and peak_memory of the explaining.
+    - `predict(inputs)` -> logits (B, K): chunked, counted, without gradient.
+    - `masked_probabilities(counts, fill, keep)` -> (B, len(counts)): the target's probability with the `count` most important
+      pixels hidden behind the fill (keep=False: deletion) or with nothing else shown (keep=True: insertion). Stable order,
+      ties by position. Metrics of one group share these forwards.
+    - `explain(inputs, targets)` -> (B, 1, H, W): the explainer under test, for metrics that need it.
+    - `probability`, `fill`, `generators`, `info`, `target_layers`, `stages`, `chunk`, `passes`: as in `ExplainContext`.
+    - `training`, `floor_training`: the cost of the training and of the same training with augmenter `none`: a dictionary with images,
+      rows, steps, forward, backward, seconds, peak_memory and `epochs`, a list of the same per epoch. `explain_cost`: images,
+      forward, backward, seconds and peak_memory of the explaining.
     """
 
     probability: Callable[[Tensor], Tensor]
@@ -411,7 +416,15 @@ class Augmenter(Part, Protocol):
 
 
 class Explainer(Part, Protocol):
-    def __call__(self, model: nn.Module, inputs: Tensor, targets: Tensor, context: ExplainContext) -> Tensor: ...
+    """Says which pixels speak for a class. It is called in eval mode, with parameters that ask for no gradient.
+
+    Optional: `prepare(model, data, context) -> state`, called once per network before the first image, for methods that look at
+    training images first: `data.batches(size)` gives a seeded part of them as pairs (inputs, labels), and `context.state` holds
+    what it returned.
+    """
+
+    def __call__(self, model: nn.Module, inputs: Tensor, targets: Tensor, context: ExplainContext) -> Tensor:
+        """(B, 1, H, W) for images (B, C, H, W) and the class (B,) to explain of each, finite."""
 
 
 class Metric(Part, Protocol):
@@ -421,7 +434,8 @@ class Metric(Part, Protocol):
     says that the rows are not images (repeats of a timing, epochs), and it is called once; `timed = True` says that the
     value belongs to a machine. Optional methods: `values(rows) -> (N,)` the number each image stands with (default: the row,
     or its mean); `aggregate(rows) -> float` (default: the mean of the values; ECE and the like bring their own, and `biased = True`
-    where it is too high on few images, see `bench.intervals`);
+    where it is too high on few images, see `bench.intervals`); `shares(rows) -> (n,)` values whose mean the aggregate is, where its
+    weights are to stay when images are drawn again;
     `curve(rows) -> Curve`; `figure(model, data, context, path)` draws the network into a PNG, of the scored images, which
     `data.batches(size)` gives as pairs (inputs, labels), with an ExplainContext.
     """

@@ -113,12 +113,15 @@ def summarise(metric: Any, rows: Tensor) -> Score:
 
     Images whose value is not a number (not applicable to them) are left out of the mean and counted out of n.
     """
-    own_values, own_aggregate, own_curve = (getattr(metric, name, None) for name in ("values", "aggregate", "curve"))
+    own_values, own_aggregate, own_shares, own_curve = (getattr(metric, name, None) for name in ("values", "aggregate", "shares", "curve"))
     values = own_values(rows) if own_values else (rows if rows.ndim == 1 else rows.mean(1))
     if own_aggregate is not None:
         value = float(own_aggregate(rows))
-        biased = getattr(metric, "biased", False)
-        interval = over_images_of(lambda part: float(own_aggregate(torch.from_numpy(part))), as_rows(rows), biased=biased)
+        if own_shares is not None:
+            interval = over_images(as_rows(own_shares(rows)))
+        else:
+            biased = getattr(metric, "biased", False)
+            interval = over_images_of(lambda part: float(own_aggregate(torch.from_numpy(part))), as_rows(rows), biased=biased)
     else:
         known = values[values.isfinite()]
         value = float(known.mean()) if len(known) else math.nan

@@ -73,6 +73,7 @@ class PointingGame(_OfTheRegion):
     """How often the largest value of the map lies on the object, class by class."""
 
     name: ClassVar[str] = "pointing-game"
+    version: ClassVar[int] = 2  # 1 had an interval that was too narrow where classes have few images.
     paper: ClassVar[str] = "Zhang et al.; Top-down Neural Attention by Excitation Backprop; ECCV 2016; arXiv:1608.00507"
     unit: ClassVar[str] = "%"
 
@@ -100,6 +101,12 @@ class PointingGame(_OfTheRegion):
         rows = rows[rows[:, 0].isfinite()]
         per_class = [rows[rows[:, 1] == label, 0].mean() for label in rows[:, 1].unique()]
         return float(torch.stack(per_class).mean()) if per_class else float("nan")
+
+    def shares(self, rows: Tensor) -> Tensor:
+        """(n,) of the images with an object, so that their mean is the number: classes keep their weight when images are drawn again."""
+        rows = rows[rows[:, 0].isfinite()]
+        _, own, counts = rows[:, 1].unique(return_inverse=True, return_counts=True)
+        return rows[:, 0] * len(rows) / (len(counts) * counts[own])
 
 
 @dataclass(frozen=True)

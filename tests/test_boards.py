@@ -483,6 +483,37 @@ def test_an_explanation_is_compared_with_the_same_explainer_on_the_plain_network
     assert "rise" not in section
 
 
+def test_the_change_of_a_floor_stands_beside_the_change_of_an_explainer(boards_of):
+    """An insertion that falls by as much for a map that looks at nothing has not fallen for what the map shows."""
+    values = {("none", "gradcam"): 0.8, ("edda", "gradcam"): 0.6, ("none", "random"): 0.5, ("edda", "random"): 0.3}
+    lines = [
+        each
+        for (augmenter, explainer), value in values.items()
+        for each in seeds(
+            {augmenter: [value, value + 0.01, value + (0.03001 if augmenter == "edda" else 0.03)]}, metric="insertion", explainer=explainer
+        )
+    ]
+    section = (boards_of(lines) / "scenes.md").read_text().split("#### What the augmentation changes")[1].split("####")[0]
+    assert "| edda        | gradcam     | -0.200 [-0.200, -0.200] **worse** |" in section
+    assert "| *edda*      | *random*    | -0.200 [-0.200, -0.200] **worse** |" in section
+    assert "look at no network" in section
+
+
+def test_ranks_and_a_mean_that_point_in_opposite_directions_tell_nothing_apart():
+    """Of 100 images 80 are a little better, 20 far worse: the ranks say better, the mean says worse."""
+    random = np.random.RandomState(5)
+    base = random.rand(100)
+    change = np.where(np.arange(100) < 80, 0.01, -0.2) + 1e-4 * random.randn(100)
+    pairs = [scored(base, augmenter="none"), scored(base + change, augmenter="edda")]
+    board = only([made for made, _ in pairs])
+    verdict = verdicts(board, {made["key"]: values for made, values in pairs})[board.columns[0]]
+    (found,) = (each for each in verdict.comparisons if each.against == "floor")
+    assert found.p < 0.05
+    assert found.difference.mean < 0 < found.difference.effect
+    assert not found.told_apart
+    assert verdict.beats(row(board, "edda"), "floor") is False
+
+
 def test_what_metrics_drew_stands_at_the_end_with_run_metric_and_network(boards_of, tmp_path):
     drawn = tmp_path / "boards" / "figures" / "networks"
     drawn.mkdir(parents=True)
@@ -526,14 +557,14 @@ def test_what_a_paper_prints_stands_beside_what_is_measured_here(boards_of, tmp_
     (tmp_path / "boards" / reported.FILE).write_text(REPORTED)
     page = (boards_of(lines) / "reported.md").read_text()
     rows = {row.split("|")[1].strip(): [cell.strip() for cell in row.split("|")[2:-1]] for row in page.splitlines() if row.startswith("|")}
-    assert rows["edda"] == ["0.398 ± 0.005", "[0.250 (0.200, 0.300)](cifar100.md)", "0.461 ± 0.004", "–", "formula verified"]
-    assert rows["none"] == ["0.224 ± 0.005", "–", "0.273", "–", "–"]
+    assert rows["edda"] == ["0.3977 ± 0.0050", "[0.250 (0.200, 0.300)](cifar100.md)", "0.4608 ± 0.0038", "–", "formula verified"]
+    assert rows["none"] == ["0.2236 ± 0.0050", "–", "0.273", "–", "–"]
 
 
 def test_a_paper_s_metrics_may_be_printed_in_different_units(tmp_path):
     (tmp_path / reported.FILE).write_text(REPORTED.replace("factor = 0.01", "factor = [0.01, 1]"))
     (table,) = reported.read(tmp_path / reported.FILE)
-    assert table.rows["edda"] == ((pytest.approx(0.3977), pytest.approx(0.005)), (46.08, 0.38))
+    assert [reported.printed(*number) for number in table.rows["edda"]] == ["0.3977 ± 0.0050", "46.08 ± 0.38"]
 
 
 def test_a_paper_s_comparison_on_other_data_stands_below_its_table(boards_of, tmp_path):
@@ -551,8 +582,23 @@ def test_a_paper_s_comparison_on_other_data_stands_below_its_table(boards_of, tm
     assert "Measured here: [digits" not in page
     below = page.split("### Measured here: [scenes, resnet-mini, standard](scenes.md)")[1]
     head, _, *rows = ([cell.strip() for cell in row.split("|")[1:-1]] for row in below.splitlines() if row.startswith("|"))
-    assert head == ["augmenter", "deletion"]
+    assert head == ["augmenter", "deletion ↓ (area)"]
+    assert "Explained by gradcam." in below
     assert rows == [["none", "0.350 [0.300, 0.400]"], ["edda", "0.250 [0.200, 0.300]"]]
+
+
+def test_numbers_of_two_recipes_are_not_mixed_into_one_comparison(boards_of, tmp_path):
+    about = {"metric": "deletion", "explainer": "gradcam", "model": "resnet-mini"}
+    short, long = ({**line()["recipe"], "epochs": epochs} for epochs in (2, 8))
+    lines = [
+        line(value, augmenter=name, recipe=recipe, **about)
+        for value, (name, recipe) in zip((0.1, 0.2, 0.3, 0.4), product(("none", "edda"), (short, long)), strict=True)
+    ]
+    (tmp_path / "boards").mkdir()
+    (tmp_path / "boards" / reported.FILE).write_text(REPORTED)
+    first, second = (boards_of(lines) / "reported.md").read_text().split("### Measured here")[1:]
+    assert ("2 epochs" in first, "8 epochs" in second) == (True, True)
+    assert ("0.100" in first, "0.300" in first, "0.200" in first) == (True, True, False)
 
 
 def test_explainers_are_compared_where_the_paper_s_noise_and_augmenter_are(boards_of, tmp_path):

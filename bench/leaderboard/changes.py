@@ -8,13 +8,14 @@ from tabulate import tabulate
 
 from bench.leaderboard.comparisons import Against, Comparison, Verdict
 from bench.leaderboard.tables import Board, Column, Row
-from bench.leaderboard.text import MISSING, column_digits, escaped, number
+from bench.leaderboard.text import MISSING, column_digits, column_name, escaped, number
 
 FOLDED = 15  # Rows from which on the table is folded away.
 
-NOTE = """A row less the same row without augmentation, on the same {unit}, with the interval of that one difference. **Better** and **worse**
-are told apart after Holm's correction over the column.
-"""
+NOTE = """A row less that of {plain}, on the same {unit}, with the interval of that one difference. **Better** and **worse** are told apart after
+Holm's correction over the column."""
+RANKS = "Over images the test is one of ranks and finds what the interval of the mean may not."
+CONTROLS = "Rows in italics look at no network: what changes there as well is how sure the network is, not what its map shows."
 
 
 def section(board: Board, groups: Iterable[Sequence[Column]], judged: Mapping[Column, Verdict]) -> Iterator[str]:
@@ -24,7 +25,7 @@ def section(board: Board, groups: Iterable[Sequence[Column]], judged: Mapping[Co
     if not rows:
         return
     yield "#### What the augmentation changes\n"
-    yield NOTE.format(unit=" or ".join(sorted({each.difference.unit for changes in found.values() for each in changes.values()}, reverse=True)))
+    yield _note([each for changes in found.values() for each in changes.values()]) + "\n"
     if len(rows) > FOLDED:
         yield f"<details><summary>{len(rows)} rows</summary>\n"
     for columns in groups:
@@ -35,17 +36,24 @@ def section(board: Board, groups: Iterable[Sequence[Column]], judged: Mapping[Co
 
 
 def _changes(board: Board, verdict: Verdict) -> dict[Row, Comparison]:
-    against: Against = "floor" if board.kind == "networks" else "plain"
-    return {each.row: each for each in verdict.comparisons if each.against == against}
+    against: tuple[Against, ...] = ("floor",) if board.kind == "networks" else ("plain", "control")
+    return {each.row: each for each in verdict.comparisons if each.against in against}
+
+
+def _note(found: Sequence[Comparison]) -> str:
+    units = sorted({each.difference.unit for each in found}, reverse=True)
+    plain = " or ".join(sorted({escaped(each.other.augmenter) for each in found}))
+    parts = [NOTE.format(plain=plain, unit=" or ".join(units)), *([RANKS] if "images" in units else [])]
+    return " ".join([*parts, *([CONTROLS] if any(each.against == "control" for each in found) else [])])
 
 
 def _text(board: Board, rows: Sequence[Row], found: Mapping[Column, Mapping[Row, Comparison]]) -> str:
-    heads = [f"{escaped(column.label)} {column.arrow}{f' ({escaped(column.unit)})' if column.unit else ''}" for column in found]
+    heads = map(column_name, found)
     digits = {column: column_digits(each.difference.mean for each in changes.values()) for column, changes in found.items()}
     explained = board.kind == "explanations"
     body = [
         [
-            *map(escaped, [row.augmenter, *([row.explainer or ""] if explained else [])]),
+            *(f"*{escaped(name)}*" if row.floor else escaped(name) for name in (row.augmenter, *([row.explainer or ""] if explained else []))),
             *(_cell(changes.get(row), digits[column]) for column, changes in found.items()),
         ]
         for row in rows

@@ -13,8 +13,9 @@ from bench.leaderboard import statistics
 from bench.leaderboard.statistics import ALPHA, Difference, Values
 from bench.leaderboard.tables import Board, Column, Number, Row
 
-Against = Literal["best", "floor", "plain"]
-"""The best row; the better of the floors; the same explainer on the network that was trained without augmentation."""
+Against = Literal["best", "floor", "plain", "control"]
+"""The best row; the better of the floors; the same explainer on the network that was trained without augmentation; and the same of a floor,
+which looks at no network: what changes there, too, is the network and not its explanation."""
 
 PerImage = Mapping[str, Values]  # Of each result line, by its key: one value per image.
 MEAN_TOLERANCE = 2e-6  # Published rows have six decimals.
@@ -33,7 +34,8 @@ class Comparison:
 
     @property
     def told_apart(self) -> bool:
-        return self.p < ALPHA
+        """Over images the test is one of ranks: where they point another way than the mean, neither row is called the better one."""
+        return self.p < ALPHA and self.difference.mean * self.difference.effect > 0
 
 
 class Stability(NamedTuple):
@@ -109,11 +111,15 @@ def _compared(board: Board, column: Column, order: Sequence[Row], per_image: Per
     best = [(row, order[0]) for row in order[1:]]
     floors = _floors(board, every)
     floor = [(row, floors[row.augmenter][0]) for row in valued if not row.floor and row.augmenter in floors]
-    unaugmented = {row.explainer: row for row in every if row.plain} if board.kind == "explanations" else {}
-    plain = [(row, unaugmented[row.explainer]) for row in valued if not row.plain and not row.floor and row.explainer in unaugmented]
-    families = {"best": len(order) * (len(order) - 1) // 2, "floor": sum(len(floors[row.augmenter]) for row, _ in floor), "plain": len(plain)}
+    unaugmented: dict[str | None, Row] = {}
+    for row in every if board.kind == "explanations" else ():
+        if row.plain:
+            unaugmented.setdefault(row.explainer, row)  # The better one, if there are several.
+    changed = [(row, unaugmented[row.explainer]) for row in valued if not row.plain and row.explainer in unaugmented]
+    plain, control = ([pair for pair in changed if pair[0].floor == of_floor] for of_floor in (False, True))
+    families = {"best": pairs_of(order), "floor": sum(len(floors[row.augmenter]) for row, _ in floor), "plain": len(plain), "control": len(control)}
     comparisons = []
-    for against, pairs in (("best", best), ("floor", floor), ("plain", plain)):
+    for against, pairs in (("best", best), ("floor", floor), ("plain", plain), ("control", control)):
         differences = _differences(board, column, pairs, per_image)
         tested = [(pair, found) for pair, found in zip(pairs, differences, strict=True) if found is not None]
         corrected = statistics.holm([found.p for _, found in tested], families[against])
@@ -121,6 +127,10 @@ def _compared(board: Board, column: Column, order: Sequence[Row], per_image: Per
             better = found.mean > 0 if column.higher_is_better else found.mean < 0
             comparisons.append(Comparison(row, other, against, found, p, better))  # type: ignore[arg-type]
     return comparisons
+
+
+def pairs_of(rows: Sequence[Row]) -> int:
+    return len(rows) * (len(rows) - 1) // 2
 
 
 def _floors(board: Board, order: Sequence[Row]) -> dict[str, list[Row]]:

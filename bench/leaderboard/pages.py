@@ -11,9 +11,9 @@ from tabulate import tabulate
 
 from bench.errors import BenchError
 from bench.leaderboard import changes, exports, figures, passes, reported
-from bench.leaderboard.comparisons import Against, PerImage, Verdict, disagreements, verdicts
+from bench.leaderboard.comparisons import Against, PerImage, Verdict, disagreements, pairs_of, verdicts
 from bench.leaderboard.tables import Board, Column, Row, boards, count
-from bench.leaderboard.text import MISSING, column_digits, escaped, number, with_interval
+from bench.leaderboard.text import MISSING, column_digits, column_name, escaped, number, setting, with_interval
 from bench.results import read, rows_of, slug
 
 HEADER = "<!-- Written by `bench leaderboard` from the lines in data/. Changes by hand are lost. -->\n"
@@ -124,6 +124,9 @@ READING = f"""## How to read a board
 - ‡ marks a row without some of the seeds that most rows have; it is not ranked.
 - What a method costs is not ranked. Columns marked † are times; they belong to the machine named below the table.
 - Where neither seeds nor images are shared, nothing is tested and nothing is marked: then only the intervals speak.
+- *As given* is a network that came with its weights: nothing was trained. *passes/image* counts forward and backward passes for one image.
+- `bench plugins KIND NAME` prints the card of a method or metric: what it computes, and where it differs from its paper. *Formula verified*
+  there says that tests hold it to its paper's formulas, *unverified* that they could not; neither says that the paper's results come out.
 """
 
 
@@ -210,21 +213,6 @@ def title(table: Board) -> str:
     return escaped(f"{table.dataset}, {table.heading}: {table.view or table.kind}")
 
 
-def setting(table: Board) -> str:
-    """What the rows have in common, in one paragraph."""
-    about, recipe = table.about, table.about["recipe"]
-    first = f"Test images `{about['dataset']['fingerprint'][:19]}`."
-    if recipe is None:
-        return f"{first} Nothing was trained; the weights are `{about['weights'][:19]}`.\n"
-    size = recipe["train_images"] or "all"
-    seeds = ", ".join(str(seed) for seed in table.seeds)
-    length = f"the passes of {recipe['epochs']} plain epochs" if recipe.get("equal_passes") else f"{recipe['epochs']} epochs"
-    return (
-        f"{first} Trained on {size} images for {length}, batches of {recipe['batch_size']}, {recipe['optimizer']} at "
-        f"{recipe['learning_rate']:g} ({recipe['schedule']}), {recipe['precision']}; reported model: {recipe['report']}; seeds {seeds}.\n"
-    )
-
-
 # A table
 
 
@@ -232,7 +220,7 @@ def table_text(table: Board, columns: Sequence[Column] | None = None, judged: Ve
     """Columns of a board as a markdown table with its notes."""
     chosen = table.columns if columns is None else columns
     judged = judged or {}
-    headers = ["augmenter", *(["explainer"] if table.kind == "explanations" else []), *(_column_name(column) for column in chosen)]
+    headers = ["augmenter", *(["explainer"] if table.kind == "explanations" else []), *(column_name(column) for column in chosen)]
     written = [_column_texts(table, column, judged.get(column)) for column in chosen]
     body = []
     for row in table.rows:
@@ -240,10 +228,6 @@ def table_text(table: Board, columns: Sequence[Column] | None = None, judged: Ve
         body.append([*(f"*{escaped(name)}*" if row.floor else escaped(name) for name in names), *(texts.get(row, MISSING) for texts in written)])
     notes = [_target_note(table), _images_note(table, chosen), _tests_note(chosen, judged), _machine_note(chosen)]
     return tabulate(body, headers, tablefmt="pipe", disable_numparse=True) + "\n\n" + " ".join(note for note in notes if note)
-
-
-def _column_name(column: Column) -> str:
-    return f"{escaped(column.label)} {column.arrow}{' †' if column.machine else ''}{f' ({escaped(column.unit)})' if column.unit else ''}"
 
 
 def _column_texts(table: Board, column: Column, verdict: Verdict | None) -> dict[Row, str]:
@@ -294,7 +278,11 @@ def _tests_note(columns: Sequence[Column], judged: Verdicts) -> str:
     if not found:
         return ""
     units = list(found) if len(found) == 1 else [f"{unit} for {', '.join(map(escaped, labels))}" for unit, labels in found.items()]
-    return f"Tested over {'; '.join(units)}. {TIED} not told apart from the best, {NOT_ABOVE_FLOOR} not better than its floor."
+    pairs = max(pairs_of(judged[column].order) for column in columns if column in judged)
+    return (
+        f"Tested over {'; '.join(units)}. {TIED} not told apart from the best (corrected for all {pairs} pairs of rows), "
+        f"{NOT_ABOVE_FLOOR} not better than its floor."
+    )
 
 
 def _machine_note(columns: Sequence[Column]) -> str:

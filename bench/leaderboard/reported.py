@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,15 @@ from typing import Any
 from tabulate import tabulate
 
 from bench.errors import InvalidValue
-from bench.leaderboard.tables import Board, Cell, Row
-from bench.leaderboard.text import MISSING, column_digits, escaped, number, with_interval
+from bench.leaderboard.tables import Board, Cell, Column, Row
+from bench.leaderboard.text import MISSING, column_digits, column_name, escaped, setting, with_interval
 from bench.results import slug
 
 FILE = "reported.toml"
 KNOWN = ("paper", "where", "compares", "dataset", "model", "trainer", "noise", "explainer", "augmenter", "metrics", "factor", "note", "rows")
 REQUIRED = ("paper", "where", "compares", "dataset", "model", "metrics", "rows")
+
+Printed = tuple[Decimal, Decimal | None]  # A number with the decimals that the paper prints, and half its interval.
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Reported:
     dataset: str
     model: str
     metrics: tuple[str, ...]
-    rows: Mapping[str, tuple[tuple[float, float | None], ...]]
+    rows: Mapping[str, tuple[Printed, ...]]
     fixed: Mapping[str, str] = field(default_factory=dict)  # Other parts by kind, where the paper names them.
     note: str = ""
 
@@ -47,6 +50,7 @@ class Match:
 
     board: Board
     row: Row
+    column: Column
     cell: Cell
     part: Mapping[str, Any]
 
@@ -56,7 +60,7 @@ def read(path: Path) -> list[Reported]:
     if not path.exists():
         return []
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8")).get("table", [])
+        tables = tomllib.loads(path.read_text(encoding="utf-8"), parse_float=Decimal).get("table", [])
     except tomllib.TOMLDecodeError as error:
         raise InvalidValue(f"{path} is not valid TOML: {error}.") from None
     return [_table(values, f"{path}, table {place}") for place, values in enumerate(tables, 1)]
@@ -83,9 +87,9 @@ def _table(values: Mapping[str, Any], where: str) -> Reported:
     return Reported(metrics=metrics, rows=rows, fixed=fixed, **plain)
 
 
-def _in_our_unit(printed: float | list[float], factor: float) -> tuple[float, float | None]:
+def _in_our_unit(printed: Any, factor: Any) -> Printed:
     value, half = printed if isinstance(printed, list) and len(printed) == 2 else (printed[0] if isinstance(printed, list) else printed, None)
-    return value * factor, None if half is None else half * factor
+    return Decimal(value) * Decimal(factor), None if half is None else Decimal(half) * Decimal(factor)
 
 
 def matches(reported: Reported, boards: Sequence[Board]) -> dict[tuple[str, str], list[Match]]:
@@ -96,10 +100,11 @@ def matches(reported: Reported, boards: Sequence[Board]) -> dict[tuple[str, str]
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """A paper's comparison on data or a network that the paper does not print: a text per method and metric."""
+    """A paper's comparison on data, a network or a recipe that the paper does not have: a text per method and metric."""
 
     title: str
     dataset: str
+    setting: str
     compares: str
     metrics: tuple[str, ...]
     rows: Mapping[str, tuple[str, ...]]
@@ -109,35 +114,44 @@ def elsewhere(tables: Sequence[Reported], boards: Sequence[Board]) -> list[Elsew
     """What there is here of the comparisons in a paper's tables, on other data or another network, if of two methods at least."""
     printed = {(table.dataset, table.model) for table in tables}
     others = [board for board in boards if (board.dataset, _name(board.about["model"])) not in printed]
-    found: dict[tuple[str, str, str], dict[tuple[str, str], list[Match]]] = {}
+    found: dict[tuple[str, str, str, str], dict[tuple[str, str], list[Match]]] = {}
     for table in tables:
         for method_and_metric, matched in _matches(table, others).items():
             for match in matched:
-                place = found.setdefault((match.board.dataset, match.board.heading, table.compares), {})
+                board = match.board
+                place = found.setdefault((board.dataset, board.heading, setting(board), table.compares), {})
                 known = place.setdefault(method_and_metric, [])
                 if match not in known:  # Two tables of a paper may ask for the same number.
                     known.append(match)
     columns = list(dict.fromkeys(metric for table in tables for metric in table.metrics))
     methods = list(dict.fromkeys(method for table in tables for method in table.rows))
     return [
-        _of_place(f"{dataset}, {heading}", dataset, compares, methods, columns, matched)
-        for (dataset, heading, compares), matched in found.items()
+        _of_place(place, [method for method in methods if any(of == method for of, _ in matched)], columns, matched)
+        for place, matched in found.items()
         if len({method for method, _ in matched}) > 1
     ]
 
 
 def _of_place(
-    title: str, dataset: str, compares: str, methods: Sequence[str], metrics: Sequence[str], found: Mapping[tuple[str, str], Sequence[Match]]
+    place: tuple[str, str, str, str], methods: Sequence[str], metrics: Sequence[str], found: Mapping[tuple[str, str], Sequence[Match]]
 ) -> Elsewhere:
-    there = tuple(metric for metric in metrics if any(of == metric for _, of in found))
-    digits = {of: column_digits(match.cell.value for at, matched in found.items() if at[1] == of for match in matched) for of in there}
+    dataset, heading, about, compares = place
+    of_metric = {metric: [match for (_, of), matched in found.items() if of == metric for match in matched] for metric in metrics}
+    there = {metric: matched for metric, matched in of_metric.items() if matched}
+    digits = {metric: column_digits(match.cell.value for match in matched) for metric, matched in there.items()}
 
     def text(method: str, metric: str) -> str:
         return "; ".join(with_interval(match.cell, digits[metric]) for match in found.get((method, metric), [])) or MISSING
 
-    known = [method for method in methods if any(of == method for of, _ in found)]
-    rows = {method: tuple(text(method, metric) for metric in there) for method in known}
-    return Elsewhere(title, dataset, compares, there, rows)
+    def name(method: str) -> str:
+        labels = {str(match.part["label"]) for (of, _), matched in found.items() if of == method for match in matched}
+        return method if labels == {method} else f"{method} (as {', '.join(sorted(labels))})"
+
+    shown = sorted({match.row.explainer for matched in there.values() for match in matched if match.row.explainer})
+    by = f" Explained by {', '.join(shown)}." if shown and compares != "explainer" else ""
+    heads = tuple(column_name(matched[0].column, metric) for metric, matched in there.items())
+    rows = {name(method): tuple(text(method, metric) for metric in there) for method in methods}
+    return Elsewhere(f"{dataset}, {heading}", dataset, about.strip() + by, compares, heads, rows)
 
 
 def _matches(reported: Reported, boards: Sequence[Board]) -> dict[tuple[str, str], list[Match]]:
@@ -148,7 +162,7 @@ def _matches(reported: Reported, boards: Sequence[Board]) -> dict[tuple[str, str
             if method not in reported.rows or metric not in reported.metrics or cell.value is None:
                 continue
             if all(_is(parts[kind], reported.fixed.get(kind), usual) for kind, usual in USUAL.items() if kind != reported.compares):
-                found.setdefault((str(method), str(metric)), []).append(Match(board, row, cell, parts[reported.compares] or {}))
+                found.setdefault((str(method), str(metric)), []).append(Match(board, row, column, cell, parts[reported.compares] or {}))
     return found
 
 
@@ -177,47 +191,52 @@ def by_paper(tables: Sequence[Reported]) -> list[tuple[str, list[Reported]]]:
 
 def page(tables: Sequence[Reported], boards: Sequence[Board], header: str) -> str:
     """Every reported table with the numbers from here beside it, and after those of a paper what is measured here on other data."""
-    parts = [header, "# Reported and measured here\n", READING]
+    parts, known = [header, "# Reported and measured here\n", READING], columns_of(boards)
     for paper, group in by_paper(tables):
         parts.append(f"## {escaped(paper)}\n")
         for table in group:
             parts.append(f"### {escaped(table.title)}\n")
             parts += [f"{escaped(table.note)}.\n"] if table.note else []
-            parts.append(_text(table, matches(table, boards)) + "\n")
+            parts.append(_text(table, matches(table, boards), known) + "\n")
         for other in elsewhere(group, boards):
             parts.append(f"### Measured here: [{escaped(other.title)}]({slug(other.dataset)}.md)\n")
+            parts.append(f"{other.setting}\n")
             rows = [[escaped(method), *texts] for method, texts in other.rows.items()]
-            parts.append(tabulate(rows, [other.compares, *map(escaped, other.metrics)], tablefmt="pipe", disable_numparse=True) + "\n")
+            parts.append(tabulate(rows, [other.compares, *other.metrics], tablefmt="pipe", disable_numparse=True) + "\n")
     return "\n".join(parts)
 
 
 READING = """What papers print, and what is measured here: beside it for the same data, network, method and metric, and below it on the data and
-networks of our boards. Where data, network or recipe differ the numbers need not agree; what can be compared is which method is ahead, and the
-boards say which differences are sure.
+networks of our boards, with the setting of each. Where data, network or recipe differ the numbers need not agree; what can be compared is which
+method is ahead, and the boards say which differences are sure.
 """
 
 
-def _text(table: Reported, found: Mapping[tuple[str, str], Sequence[Match]]) -> str:
+def columns_of(boards: Sequence[Board]) -> dict[str, Column]:
+    """A column of each metric that the boards have, by the metric's name: its direction and unit."""
+    return {name: column for board in boards for column in board.columns if (name := _name(board.parts["metric"].get(column.label)))}
+
+
+def _text(table: Reported, found: Mapping[tuple[str, str], Sequence[Match]], known: Mapping[str, Column]) -> str:
     """Without the columns for numbers from here where there are none."""
     claims = {method: match.part["claim"] for (method, _), matched in found.items() for match in matched if match.part.get("claim")}
-    heads = [text for metric in table.metrics for text in ((f"{escaped(metric)}: reported", "here") if found else (f"{escaped(metric)}: reported",))]
+    names = [column_name(known[metric], metric) if metric in known else escaped(metric) for metric in table.metrics]
+    heads = [text for name in names for text in ((f"{name}: reported", "here") if found else (name,))]
     headers = [table.compares, *heads, *(["what is shown of it"] if claims else [])]
-    digits = [column_digits(numbers[place][0] for numbers in table.rows.values()) for place in range(len(table.metrics))]
     body = []
     for method, numbers in table.rows.items():
         cells = []
-        for metric, (value, half), decimals in zip(table.metrics, numbers, digits, strict=True):
-            cells.append(printed(value, half, decimals))
-            cells += ["; ".join(_here(match, decimals) for match in found.get((method, metric), [])) or MISSING] if found else []
+        for metric, number in zip(table.metrics, numbers, strict=True):
+            cells.append(printed(*number))
+            cells += ["; ".join(_here(match) for match in found.get((method, metric), [])) or MISSING] if found else []
         body.append([escaped(method), *cells, *([escaped(claims.get(method, MISSING))] if claims else [])])
     return tabulate(body, headers, tablefmt="pipe", disable_numparse=True)
 
 
-def printed(value: float, half: float | None, digits: int | None = None) -> str:
+def printed(value: Decimal, half: Decimal | None) -> str:
     """A number as the paper gives it, in our unit."""
-    digits = column_digits([value]) if digits is None else digits
-    return number(value, digits) + ("" if half is None else f" ± {number(half, digits)}")
+    return f"{value:f}" + ("" if half is None else f" ± {half:f}")
 
 
-def _here(match: Match, digits: int) -> str:
-    return f"[{with_interval(match.cell, digits).replace('[', '(').replace(']', ')')}]({slug(match.board.dataset)}.md)"
+def _here(match: Match) -> str:
+    return f"[{with_interval(match.cell).replace('[', '(').replace(']', ')')}]({slug(match.board.dataset)}.md)"

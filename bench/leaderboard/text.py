@@ -1,11 +1,11 @@
-"""Text: numbers with their intervals, names made safe, and file names."""
+"""Text: numbers with their intervals, names made safe, heads of columns, and what the rows of a table have in common."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
 
-from bench.leaderboard.tables import Cell
+from bench.leaderboard.tables import Board, Cell, Column
 
 MISSING = "–"
 
@@ -45,3 +45,23 @@ def escaped(text: str) -> str:
     for mark in "\\|<>`*_[]":
         text = text.replace(mark, f"\\{mark}" if mark not in "<>" else {"<": "&lt;", ">": "&gt;"}[mark])
     return " ".join(text.split())
+
+
+def column_name(column: Column, label: str = "") -> str:
+    """The head of a column: the metric (or another name for it), which way is better, and its unit."""
+    return f"{escaped(label or column.label)} {column.arrow}{' †' if column.machine else ''}{f' ({escaped(column.unit)})' if column.unit else ''}"
+
+
+def setting(table: Board) -> str:
+    """What the rows have in common, in one paragraph."""
+    about, recipe = table.about, table.about["recipe"]
+    first = f"Test images `{about['dataset']['fingerprint'][:19]}`."
+    if recipe is None:
+        return f"{first} Nothing was trained; the weights are `{about['weights'][:19]}`.\n"
+    size = recipe["train_images"] or "all"
+    seeds = ", ".join(str(seed) for seed in table.seeds)
+    length = f"the passes of {recipe['epochs']} plain epochs" if recipe.get("equal_passes") else f"{recipe['epochs']} epochs"
+    return (
+        f"{first} Trained on {size} images for {length}, batches of {recipe['batch_size']}, {recipe['optimizer']} at "
+        f"{recipe['learning_rate']:g} ({recipe['schedule']}), {recipe['precision']}; reported model: {recipe['report']}; seeds {seeds}.\n"
+    )

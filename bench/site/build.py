@@ -17,7 +17,7 @@ from bench.errors import InvalidValue
 from bench.leaderboard import exports, reported
 from bench.leaderboard.comparisons import verdicts
 from bench.leaderboard.pages import drawn_by_metrics
-from bench.leaderboard.tables import Board, boards, count
+from bench.leaderboard.tables import Board, Column, boards, count
 from bench.leaderboard.text import MISSING, with_interval
 from bench.results import read, rows_of, slug
 from bench.site import content
@@ -31,6 +31,7 @@ class Site:
     """What is gathered while the lines go by."""
 
     source: Path
+    printed: list[reported.Reported] = field(default_factory=list)
     datasets: list[dict[str, Any]] = field(default_factory=list)
     boards: list[Board] = field(default_factory=list)
     runs: dict[str, content.Run] = field(default_factory=dict)
@@ -40,12 +41,13 @@ class Site:
 
 def build(source: Path, folder: Path) -> list[Path]:
     """Write the site of the boards in `source` (lines under data/, pictures under gallery/) to a folder, and return its pages."""
-    site = Site(source, galleries=_galleries(source))
+    site = Site(source, reported.read(source / reported.FILE), galleries=_galleries(source))
     pages = list(_dataset_pages(site))
     if not site.boards:
         raise InvalidValue(f"there are no result lines in {source / 'data'}.\nMake some: bench run")
     pages += _other_pages(site)
-    written = [_write(folder / name, template, {**values, "root": "../" * name.count("/")}) for name, template, values in pages]
+    shared = {"printed": bool(site.printed)}
+    written = [_write(folder / name, template, {**values, **shared, "root": "../" * name.count("/")}) for name, template, values in pages]
     for asset in sorted((HERE / "assets").iterdir()):
         shutil.copyfile(asset, _made(folder / "assets") / asset.name)
     for found in site.galleries.values():
@@ -105,7 +107,8 @@ def _setting(board: Board) -> list[tuple[str, str]]:
     if recipe is None:
         return [*found, ("Weights", about["weights"][:19])]
     size = recipe["train_images"] or "all"
-    training = f"{size} images, {recipe['epochs']} epochs, batches of {recipe['batch_size']}"
+    length = f"the passes of {recipe['epochs']} plain epochs" if recipe.get("equal_passes") else f"{recipe['epochs']} epochs"
+    training = f"{size} images, {length}, batches of {recipe['batch_size']}"
     optimizer = f"{recipe['optimizer']} at {recipe['learning_rate']:g}, {recipe['schedule']}, {recipe['precision']}"
     return [*found, ("Training", training), ("Optimiser", optimizer), ("Seeds", ", ".join(map(str, board.seeds)))]
 
@@ -128,15 +131,15 @@ def _overview(
 
 
 def _other_pages(site: Site) -> list[Page]:
-    printed = reported.read(site.source / reported.FILE)
-    totals = {"results": sum(dataset["results"] for dataset in site.datasets), "networks": sum(len(run.networks) for run in site.runs.values())}
+    networks = {key for run in site.runs.values() for key in run.networks}  # Runs may share some.
+    totals = {"results": sum(dataset["results"] for dataset in site.datasets), "networks": len(networks)}
     pages: list[Page] = [
-        ("index.html", "index.html", {"datasets": site.datasets, "totals": totals, "printed": bool(printed), "current": "index.html"}),
+        ("index.html", "index.html", {"datasets": site.datasets, "totals": totals, "current": "index.html"}),
         ("methods/index.html", "methods.html", {"methods": _by_kind(site.methods), "current": "methods/index.html"}),
         ("runs/index.html", "runs.html", {"runs": sorted(site.runs.values(), key=lambda run: run.name), "current": "runs/index.html"}),
     ]
-    if printed:
-        pages.append(("reported.html", "reported.html", {"papers": _reported(printed, site.boards), "current": "reported.html"}))
+    if site.printed:
+        pages.append(("reported.html", "reported.html", {"papers": _reported(site.printed, site.boards), "current": "reported.html"}))
     for method in site.methods.values():
         pages.append((method.page, "method.html", {"method": method, "card": paragraphs(card(method.plugin) or ""), "current": "methods/index.html"}))
     for run in site.runs.values():
@@ -156,22 +159,26 @@ def _spec(source: Path, run: str) -> str | None:
 
 
 def _reported(printed: Sequence[reported.Reported], found: Sequence[Board]) -> list[dict[str, Any]]:
-    papers = []
+    papers, known = [], reported.columns_of(found)
     for paper, group in reported.by_paper(printed):
         tables = []
         for table in group:
             here = reported.matches(table, found)
             rows = [[method, *_side_by_side(method, values, table, here)] for method, values in table.rows.items()]
-            tables.append(
-                {"title": table.title, "note": table.note, "compares": table.compares, "metrics": table.metrics, "rows": rows, "any": bool(here)}
-            )
+            heads = [_head(metric, known.get(metric)) for metric in table.metrics]
+            tables.append({"title": table.title, "note": table.note, "compares": table.compares, "metrics": heads, "rows": rows, "any": bool(here)})
         papers.append({"paper": paper, "tables": tables, "elsewhere": reported.elsewhere(group, found)})
     return papers
 
 
+def _head(metric: str, column: Column | None) -> str:
+    """`deletion ↓ (area)`; the name alone where no board has the metric."""
+    return metric if column is None else f"{metric} {column.arrow}" + (f" ({column.unit})" if column.unit else "")
+
+
 def _side_by_side(
     method: str,
-    values: Sequence[tuple[float, float | None]],
+    values: Sequence[reported.Printed],
     table: reported.Reported,
     found: Mapping[tuple[str, str], Sequence[reported.Match]],
 ) -> Iterator[str]:

@@ -7,7 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench import intervals
 from bench.interfaces import Explained
+from bench.score import summarise
 from bench_plugins.localisation import Bbox, EnergyPointingGame, MeanIntersectionOverUnion, PointingGame, inside_boxes
 
 METRICS = [EnergyPointingGame(), PointingGame(), MeanIntersectionOverUnion(), Bbox()]
@@ -122,6 +124,17 @@ def test_an_image_without_a_region_is_not_scored(metric):
     boxes = [torch.tensor([[0.0, 0, 10, 10, 1]]), torch.empty(0, 5)]
     rows = score(metric, maps, boxes=boxes)
     assert rows.view(2, -1)[:, 0].isnan().all()
+
+
+def test_classes_keep_their_weight_in_the_interval_of_the_pointing_game():
+    """Two hits of three images of one class, one of one of the other, one image without an object: (2/3 + 1) / 2 = 83.33 %."""
+    rows = torch.tensor([[100.0, 0], [0, 0], [100, 0], [100, 1], [torch.nan, 1]])
+    shares = PointingGame().shares(rows)
+    assert shares.tolist() == pytest.approx([200 / 3, 0, 200 / 3, 200])
+    assert float(shares.mean()) == pytest.approx(PointingGame().aggregate(rows))
+    found = summarise(PointingGame(), rows)
+    assert found.value == pytest.approx(250 / 3)
+    assert found.interval == intervals.over_images(shares.double().numpy())
 
 
 def test_the_pointing_game_of_no_image_is_not_a_number():
