@@ -45,10 +45,10 @@ def collect(plan: Plan, store: Store, folder: Path) -> list[Path]:
 
 
 def _drawn_name(plan: Plan, job: Scoring) -> str:
-    """`scenes-star-filter-saliency-resnet-mini-standard-edda`."""
+    """`scenes--star--filter-saliency--resnet-mini--standard--edda`."""
     training = job.training
     parts = [training.model, training.trainer, training.augmenter, training.noise, job.explaining.explainer if job.explaining else None]
-    return slug("-".join([training.data.test.info.name, plan.spec.name, job.metric.label, *(part.label for part in parts if part)]))
+    return "--".join(map(slug, [training.data.test.info.name, plan.spec.name, job.metric.label, *(part.label for part in parts if part)]))
 
 
 def _once(jobs: list[Explaining]) -> list[Explaining]:

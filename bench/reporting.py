@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -118,12 +119,19 @@ def publish_run(name: str, store: Path | None, folder: Path) -> None:
     lines = [line for file in files for line in results.read(file)]
     for path in results.publish(lines, _rows(Store(place), lines), folder / "data", name):
         click.echo(path)
-    for drawn in sorted({path for line in lines for path in (local / "figures" / "networks").glob(f"{line['dataset']['name']}-{name}-*.png")}):
+    for drawn in sorted(
+        {
+            path
+            for line in lines
+            for path in (local / "figures" / "networks").glob(f"{results.slug(line['dataset']['name'])}--{results.slug(name)}--*.png")
+        }
+    ):
         (folder / "figures" / "networks").mkdir(parents=True, exist_ok=True)  # They show no image.
         click.echo(shutil.copyfile(drawn, folder / "figures" / "networks" / drawn.name))
     free = {line["dataset"]["name"] for line in lines if line["dataset"]["redistributable"]}
     for dataset in sorted(free):
-        for figure in sorted((local / "figures").glob(f"{dataset}-{name}*.png")):
+        pages = re.compile(re.escape(f"{dataset}-{name}") + r"(-\d+-\d+)?\.png")  # Not those of a run whose name goes on.
+        for figure in sorted(path for path in (local / "figures").glob("*.png") if pages.fullmatch(path.name)):
             (folder / "figures").mkdir(parents=True, exist_ok=True)
             click.echo(shutil.copyfile(figure, folder / "figures" / figure.name))
         gallery = local / "gallery" / f"{results.slug(dataset)}-{results.slug(name)}"

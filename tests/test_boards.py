@@ -517,12 +517,12 @@ def test_ranks_and_a_mean_that_point_in_opposite_directions_tell_nothing_apart()
 def test_what_metrics_drew_stands_at_the_end_with_run_metric_and_network(boards_of, tmp_path):
     drawn = tmp_path / "boards" / "figures" / "networks"
     drawn.mkdir(parents=True)
-    for name in ("scenes-star-ece-small-net-standard-edda.png", "cifar100-star-ece-small-net-standard-edda.png"):
+    for name in ("scenes--star--ece--small-net--standard--edda.png", "scenes-more--star--ece--small-net--standard--edda.png"):
         (drawn / name).write_bytes(b"")
     page = (boards_of([line(0.5)]) / "scenes.md").read_text()
-    assert "![star-ece-small-net-standard-edda](figures/networks/scenes-star-ece-small-net-standard-edda.png)" in page
+    assert "![star, ece, small-net, standard, edda](figures/networks/scenes--star--ece--small-net--standard--edda.png)" in page
     assert "first seed (1)" in page
-    assert "cifar100" not in page
+    assert "scenes-more" not in page
 
 
 # Reported numbers

@@ -204,8 +204,8 @@ def _pictures_section(name: str, source: Path) -> Iterator[str]:
 
 def drawn_by_metrics(name: str, source: Path) -> dict[str, Path]:
     """The figures that metrics drew of a data set's networks, by run, metric and network."""
-    stem = f"{slug(name)}-"
-    return {figure.stem.removeprefix(stem): figure for figure in sorted((source / "figures" / "networks").glob(f"{stem}*.png"))}
+    stem = f"{slug(name)}--"
+    return {figure.stem.removeprefix(stem).replace("--", ", "): figure for figure in sorted((source / "figures" / "networks").glob(f"{stem}*.png"))}
 
 
 def title(table: Board) -> str:
