@@ -119,13 +119,8 @@ def publish_run(name: str, store: Path | None, folder: Path) -> None:
     lines = [line for file in files for line in results.read(file)]
     for path in results.publish(lines, _rows(Store(place), lines), folder / "data", name):
         click.echo(path)
-    for drawn in sorted(
-        {
-            path
-            for line in lines
-            for path in (local / "figures" / "networks").glob(f"{results.slug(line['dataset']['name'])}--{results.slug(name)}--*.png")
-        }
-    ):
+    begins = {f"{results.slug(line['dataset']['name'])}--{results.slug(name)}--" for line in lines}
+    for drawn in sorted(path for path in (local / "figures" / "networks").glob("*.png") if path.name.startswith(tuple(begins))):
         (folder / "figures" / "networks").mkdir(parents=True, exist_ok=True)  # They show no image.
         click.echo(shutil.copyfile(drawn, folder / "figures" / "networks" / drawn.name))
     free = {line["dataset"]["name"] for line in lines if line["dataset"]["redistributable"]}

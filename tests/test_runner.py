@@ -558,7 +558,7 @@ def test_what_a_metric_draws_of_a_network_lies_beside_its_score_and_is_collected
     drawn = [store.path(job.key) / "figure.png" for job in plan.scorings if job.metric.label == "portrait"]
     assert [path.read_text() for path in drawn] == ["8 images of 3 channels"] * 4
     collected = pictures.collect(plan, store, tmp_path / "figures")
-    assert [path.name for path in collected] == [f"tiny-drawn-portrait-tiny-net-standard-{name}.png" for name in ("none", "shade")]
+    assert [path.name for path in collected] == [f"tiny--drawn--portrait--tiny-net--standard--{name}.png" for name in ("none", "shade")]
 
 
 def test_a_metric_that_cannot_draw_fails_by_itself(tmp_path, planned):
