@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 Picture = NDArray[np.float32]
 
+LETTERS = 18  # Of a title above a small image, before it goes on in the next line.
 ACROSS = 5  # Panels side by side before the next row begins.
 INK, FAINT = "#1f2328", "#6e7781"
 EVIDENCE, BOTH_SIGNS = ("inferno", "least", "most"), ("RdBu_r", "against", "for")  # A scale of colours, and its two ends.
@@ -146,6 +148,14 @@ def _show(axis: object, image: Picture, values: Picture | None, title: str, capt
     axis.set_xticks([])  # type: ignore[attr-defined]
     axis.set_yticks([])  # type: ignore[attr-defined]
     if title:
-        axis.set_title(title, fontsize=7)  # type: ignore[attr-defined]
+        axis.set_title(_wrapped(title), fontsize=7)  # type: ignore[attr-defined]
     if caption:
         axis.set_xlabel(caption, fontsize=6, labelpad=2)  # type: ignore[attr-defined]
+
+
+def _wrapped(title: str) -> str:
+    """Long names go on in the next line, after a hyphen: they have the width of an image."""
+    lines = []
+    for line in title.splitlines():
+        lines += textwrap.wrap(line, LETTERS, break_long_words=False) or [""]
+    return "\n".join(lines)

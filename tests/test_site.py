@@ -21,40 +21,63 @@ from bench.site.cards import card, paragraphs
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 HOSTILE = "\"><script>alert(1)</script><img src=x onerror=alert(2)> {{ 7*7 }} & 'quoted'"
+LICENCE = f"CC BY 2.0 (https://example.org/{'a-long-name-without-a-break-' * 4}), see there"
+LABELS = ["cat", "dog", HOSTILE, "hen", "owl", "fox", "elk", "bee"]
 EXPLAINERS = ("explainer-1", "explainer-2", HOSTILE)
+
+
+REPORTED = """[[table]]
+paper = "A; B; 2020"
+where = "Table 1"
+compares = "augmenter"
+dataset = "cifar100"
+model = "resnet50"
+explainer = "gradcam"
+metrics = ["deletion"]
+factor = 0.01
+rows = { none = [[22.36, 0.5]], edda = [39.77] }
+"""
 
 
 def boards_folder(folder: Path) -> Path:
     """A folder as `leaderboards/` or `bench-runs/boards` is: lines, rows, a gallery, and the spec of the run."""
     lines, rows = star(seeds=1, images=60, augmenters=4, explainers=5)
-    curve = {"x": [0.0, 0.5, 1.0], "x_label": "share hidden", "y_label": "probability"}
+    curve = {
+        "x": [0.0, 0.5, 1.0],
+        "x_label": "share hidden",
+        "y_label": "probability of the class that the network had found before a pixel was hidden",
+    }
     for number, made in enumerate(lines):
+        made["dataset"]["licence"] = LICENCE
         if made["metric"]["name"] in ("deletion", "insertion"):
             made["curve"] = {**curve, "y": [0.9, 0.5 - number / 1000, 0.1]}
     hostile = part(HOSTILE, paper=HOSTILE, claim=HOSTILE, parameters={HOSTILE: HOSTILE})
     lines.append(line(0.3, explainer=hostile, metric="deletion", n=60, curve={**curve, "y_label": HOSTILE, "y": [0.9, 0.4, 0.1]}))
+    for number, augmenter in enumerate(("none", "shade")):  # A second board, of two metrics and no cost.
+        lines += [line(0.5 + number / 10, augmenter=augmenter, metric=metric, model="tall-net") for metric in ("accuracy", "pointing")]
     published(folder / "data", lines, rows)
     (folder / "runs").mkdir()
     (folder / "runs/synthetic.toml").write_text(f'name = "synthetic"\n# {HOSTILE}\n')
+    (folder / "reported.toml").write_text(REPORTED.replace("cifar100", "scenes"))
     _pictures(folder / "gallery/scenes-synthetic")
     drawn = folder / "figures/networks"
     drawn.mkdir(parents=True)
-    Image.fromarray(np.full((6, 6, 3), 200, dtype=np.uint8)).save(drawn / "scenes-synthetic-ece-small-net-standard-none.png")
+    Image.fromarray(np.full((6, 6, 3), 200, dtype=np.uint8)).save(drawn / "scenes--synthetic--ece--small-net--standard--none.png")
     return folder
 
 
 def _pictures(folder: Path) -> None:
     folder.mkdir(parents=True)
-    shades = np.arange(3 * 8 * 8 * 3, dtype=np.uint8).reshape(8, 24, 3)
+    wide = 8 * len(LABELS)
+    shades = (np.arange(8 * wide * 3) % 256).astype(np.uint8).reshape(8, wide, 3)
     Image.fromarray(shades).save(folder / "images-0.png")
     maps = []
     for number, explainer in enumerate(EXPLAINERS):
-        Image.fromarray(np.full((8, 24, 3), 80 * number, dtype=np.uint8)).save(folder / f"map-0-{number}.png")
-        maps.append({"augmenter": "none", "explainer": explainer, "file": f"map-0-{number}.png", "targets": ["cat", "dog", HOSTILE]})
+        Image.fromarray(np.full((8, wide, 3), 80 * number, dtype=np.uint8)).save(folder / f"map-0-{number}.png")
+        maps.append({"augmenter": "none", "explainer": explainer, "file": f"map-0-{number}.png", "targets": LABELS})
     network = {"model": "small-net", "trainer": "standard", "noise": None, "seed": 0, "images": "images-0.png", "width": 8, "height": 8}
-    about = {"dataset": "scenes", "run": "synthetic", "licence": "CC0", "redistributable": True}
-    labels = ["cat", "dog", HOSTILE]
-    (folder / "index.json").write_text(json.dumps({**about, "networks": [{**network, "labels": labels, "maps": maps}]}))
+    about = {"dataset": "scenes", "run": "synthetic", "licence": LICENCE, "redistributable": True}
+    (folder / "index.json").write_text(json.dumps({**about, "networks": [{**network, "labels": LABELS, "maps": maps}]}))
 
 
 @pytest.fixture(scope="module")
@@ -163,21 +186,118 @@ def test_without_lines_there_is_no_site(tmp_path):
 
 def test_what_metrics_drew_is_on_the_page_of_its_data_set(site):
     text = (site / "scenes.html").read_text()
-    assert '<img class="drawn" src="networks/scenes-synthetic-ece-small-net-standard-none.png" alt="synthetic-ece-small-net-standard-none"' in text
-    assert (site / "networks/scenes-synthetic-ece-small-net-standard-none.png").is_file()
+    assert (
+        '<img class="drawn" src="networks/scenes--synthetic--ece--small-net--standard--none.png" alt="synthetic, ece, small-net, standard, none"'
+        in text
+    )
+    assert (site / "networks/scenes--synthetic--ece--small-net--standard--none.png").is_file()
 
 
 def test_reported_numbers_stand_beside_those_measured_here(tmp_path):
     measured = {"dataset": "cifar100", "model": "resnet50", "explainer": "gradcam", "metric": "deletion"}
-    published(tmp_path / "data", [line(0.25, augmenter="none", **measured)])
-    (tmp_path / "reported.toml").write_text(
-        '[[table]]\npaper = "A; B; 2020"\nwhere = "Table 1"\ncompares = "augmenter"\ndataset = "cifar100"\nmodel = "resnet50"\n'
-        'explainer = "gradcam"\nmetrics = ["deletion"]\nfactor = 0.01\nrows = { none = [[22.36, 0.5]], edda = [39.77] }\n'
-    )
+    elsewhere = [line(value, augmenter=name, explainer="gradcam", metric="deletion") for name, value in (("none", 0.4), ("edda", 0.3))]
+    published(tmp_path / "data", [line(0.25, augmenter="none", **measured), *elsewhere])
+    (tmp_path / "reported.toml").write_text(REPORTED)
     build(tmp_path, tmp_path / "site")
-    text = re.sub(r"<[^>]+>", " ", (tmp_path / "site/reported.html").read_text())
-    assert re.search(r"none\s+0\.224 ± 0\.005\s+0\.250 \[0\.200, 0\.300\]", text)
-    assert re.search(r"edda\s+0\.398\s+–", text)
+    page = (tmp_path / "site/reported.html").read_text()
+    assert re.search(r"none\s+0\.2236 ± 0\.005\s+0\.250 \[0\.200, 0\.300\]", plain(page))
+    assert re.search(r"edda\s+0\.3977\s+–", plain(page))
+    assert '<h3>Measured here: <a href="scenes.html">scenes, small-net, standard</a></h3>' in page
+    assert 'href="../reported.html"' in (tmp_path / "site/methods/index.html").read_text()
+
+
+def plain(page: str) -> str:
+    """The text of a page without its tags."""
+    return " ".join(re.sub(r"<[^>]+>", " ", page).split())
+
+
+def test_a_site_without_reported_numbers_does_not_point_to_them(judged):
+    assert not (judged / "reported.html").exists()
+    assert "reported.html" not in (judged / "index.html").read_text()
+
+
+def test_networks_of_two_runs_are_counted_once(tmp_path):
+    for run in ("first", "second"):
+        published(tmp_path / "data", [line(0.5, run=run)], run=run)
+    build(tmp_path, tmp_path / "site")
+    assert "from 1 networks." in (tmp_path / "site/index.html").read_text()
+
+
+# What the tests say, on three seeds: differences of 10, 11 and 12 have mean 11, deviation 1, t = 19.1, p = .003 and a half-width of 2.48.
+
+DELETION = {
+    ("none", "gradcam"): (0.5, 0.5, 0.5), ("shade", "gradcam"): (0.6, 0.61, 0.62),
+    ("none", "random"): (0.8, 0.81, 0.82), ("shade", "random"): (0.9, 0.92, 0.94),
+}  # fmt: skip
+INSERTION = {
+    ("none", "gradcam"): (0.5, 0.5, 0.5), ("shade", "gradcam"): (0.45, 0.5, 0.4),
+    ("none", "random"): (0.4, 0.6, 0.45), ("shade", "random"): (0.45, 0.4, 0.55),
+}  # fmt: skip
+ACCURACY = {"none": (50.0, 51.0, 52.0), "shade": (60.0, 62.0, 64.0), "dim": (40.0, 40.0, 40.0)}
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory):
+    """A site of three seeds, made for what the tests say."""
+    folder = tmp_path_factory.mktemp("judged")
+    lines = [line(value, augmenter=name, seed=seed) for name, values in ACCURACY.items() for seed, value in enumerate(values)]
+    for metric, rows in (("deletion", DELETION), ("insertion", INSERTION)):
+        for (augmenter, explainer), values in rows.items():
+            lines += [line(value, augmenter=augmenter, explainer=explainer, metric=metric, seed=seed) for seed, value in enumerate(values)]
+    published(folder / "data", lines)
+    build(folder, folder / "site")
+    return folder / "site"
+
+
+def differences(page: str) -> list[str]:
+    return [
+        plain(row) for table in re.findall(r'<table class="differences">.*?</table>', page, re.S) for row in re.findall(r"<tr.*?</tr>", table, re.S)
+    ]
+
+
+def test_what_an_augmentation_changes_stands_with_its_interval_and_verdict(judged):
+    page = (judged / "scenes.html").read_text()
+    networks, maps = differences(page)[1:3], differences(page)[4:]
+    assert networks == ["dim -11.00 worse -13.48 to -8.52", "shade +11.00 better 8.52 to 13.48"]
+    assert maps[0].startswith("shade random +0.110 worse 0.085 to 0.135 -0.0167")
+    assert maps[1].startswith("shade gradcam +0.110 worse 0.085 to 0.135 -0.0500")
+    assert '<tr class="floor"><th scope="row">shade</th><th scope="row">random</th>' in page
+    assert page.count("Each row less that of <em>none</em>, paired on the same seeds") == 2
+    assert page.count("Rows in italics look at no network") == 1
+
+
+def test_many_changes_are_folded_away(tmp_path):
+    names = ["none", *(f"augmenter-{number}" for number in range(16))]
+    published(tmp_path / "data", [line(seed + len(name), augmenter=name, seed=seed) for name in names for seed in range(2)])
+    build(tmp_path, tmp_path / "site")
+    assert "<summary>16 rows</summary>" in (tmp_path / "site/scenes.html").read_text()
+
+
+def test_rows_that_are_worse_are_counted_too(judged):
+    page = plain((judged / "scenes.html").read_text())
+    assert "accuracy ↑ shade nothing 1 of 2, 1 worse" in page
+    assert "2 of 2 0 of 1, 1 worse" in page  # deletion: above the floors, and worse with the augmentation.
+
+
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [
+        (
+            "explainer-gradcam",
+            ("deletion ↓ 1 of 2 ahead of all others, better than its floor", "insertion ↑ 1 of 2 tied with 1 other, not better than its"),
+        ),
+        (
+            "augmenter-shade",
+            ("deletion ↓ 2 of 2 behind the best, better than its floor", "insertion ↑ 2 of 2 tied with the best, not better than its"),
+        ),
+        ("explainer-random", ("deletion ↓ a floor behind the best none × random", "insertion ↑ a floor tied with the best none × random")),
+        ("augmenter-dim", ("accuracy ↑ 2 of 2 behind the best, not better than its floor dim",)),
+    ],
+)
+def test_a_place_comes_with_what_the_tests_say_of_it(judged, method, said):
+    page = plain((judged / f"methods/{method}.html").read_text())
+    for each in said:
+        assert each in page
 
 
 def test_cards_are_read_without_running_plugins():
@@ -324,6 +444,47 @@ def test_quality_is_drawn_against_any_cost(visit):
     assert page.get_attribute("#table-2 .pareto svg", "aria-label").startswith("pointing ↑ (%) against throughput")
 
 
+def test_a_board_without_a_cost_does_not_speak_of_one(visit):
+    page = visit("scenes.html")
+    titles = "[...document.querySelectorAll('.pareto')].map(figure => figure.previousElementSibling.textContent)"
+    assert page.evaluate(titles) == ["Quality against cost", "One metric against another"]
+
+
+def test_a_floor_that_nothing_beats_is_still_hollow(visit):
+    page = visit("scenes.html")
+    fill = "([id, name]) => getComputedStyle(document.querySelector(`#${id} ${name}`))"
+    hollow = page.evaluate(f"({fill})(['table-2', '.pareto .point.floor.front']).fill")
+    assert hollow == page.evaluate(f"({fill})(['table-2', '.pareto .canvas']).backgroundColor")
+    assert hollow != page.evaluate(f"({fill})(['table-2', '.pareto .point.front:not(.floor)']).fill")
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_names_of_axes_stay_inside_their_figure(visit, width):
+    page = visit("scenes.html", width)
+    outside = """[...document.querySelectorAll('.axis .name')].filter(name => {
+        const [inner, outer] = [name, name.closest('.canvas')].map(each => each.getBoundingClientRect());
+        return inner.left < outer.left || inner.right > outer.right || inner.top < outer.top || inner.bottom > outer.bottom;
+    }).map(name => name.textContent)"""
+    assert page.locator(".curves .axis .name").count() >= 2
+    assert page.evaluate(outside) == []
+
+
+def test_what_a_table_has_beyond_its_edge_is_announced_until_it_is_seen(visit):
+    page = visit("scenes.html", 390, 844)
+    box = page.locator("#table-2 .scroll").first
+    page.wait_for_function("document.querySelector('#table-2 .scroll').classList.contains('beside')")
+    assert box.evaluate("box => getComputedStyle(box).maskImage").startswith("linear-gradient")
+    box.evaluate("box => box.scrollTo(box.scrollWidth, box.scrollHeight)")
+    page.wait_for_function("!document.querySelector('#table-2 .scroll').matches('.below, .beside')")
+
+
+def test_headings_do_not_touch_their_tables(visit):
+    page = visit("scenes.html")
+    gaps = """[...document.querySelectorAll('h4 + .scroll')].map(
+        box => box.getBoundingClientRect().top - box.previousElementSibling.getBoundingClientRect().bottom)"""
+    assert min(page.evaluate(gaps)) >= 8
+
+
 def test_a_picture_opens_turns_and_switches_its_overlay(visit):
     page = visit("gallery/scenes-synthetic.html")
     page.click(".open[data-explainer='explainer-2']")
@@ -342,7 +503,9 @@ def test_a_picture_opens_turns_and_switches_its_overlay(visit):
     assert page.inner_text(".viewer .about") == "The image shows cat; the map is for cat."
     page.click(".viewer .next")
     assert page.inner_text(".viewer .about") == "The image shows dog; the map is for dog."
-    page.keyboard.press("ArrowRight")
+    for label in ("cat", "bee"):  # Before the first comes the last.
+        page.keyboard.press("ArrowLeft")
+        assert page.inner_text(".viewer .about") == f"The image shows {label}; the map is for {label}."
     page.keyboard.press("ArrowRight")
     assert page.inner_text(".viewer .about") == "The image shows cat; the map is for cat."
     page.keyboard.press("Escape")
@@ -379,7 +542,7 @@ def test_light_and_dark_can_be_switched_and_follow_the_system(visit):
     assert page.evaluate(background) == light
 
 
-PAGES = ("index", "scenes", "gallery/scenes-synthetic", "methods/index", "methods/metric-deletion", "runs/index", "runs/synthetic")
+PAGES = ("index", "reported", "scenes", "gallery/scenes-synthetic", "methods/index", "methods/metric-deletion", "runs/index", "runs/synthetic")
 
 
 @pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)])
@@ -388,3 +551,4 @@ def test_no_page_is_wider_than_the_screen(visit, site, width, height):
     for name in PAGES:
         page.goto((site / f"{name}.html").as_uri())
         assert page.evaluate("document.documentElement.scrollWidth") <= width, name
+        assert page.evaluate("(list => list.scrollWidth <= list.clientWidth)(document.querySelector('.top ul'))"), name

@@ -10,7 +10,7 @@ from bench.leaderboard.comparisons import Against, Comparison, Verdict
 from bench.leaderboard.tables import Board, Column, Row
 from bench.leaderboard.text import MISSING, column_digits, column_name, escaped, number
 
-FOLDED = 15  # Rows from which on the table is folded away.
+FOLDED = 40  # Rows from which on the table is folded away.
 
 NOTE = """A row less that of {plain}, on the same {unit}, with the interval of that one difference. **Better** and **worse** are told apart after
 Holm's correction over the column."""
@@ -21,7 +21,7 @@ CONTROLS = "Rows in italics look at no network: what changes there as well is ho
 def section(board: Board, groups: Iterable[Sequence[Column]], judged: Mapping[Column, Verdict]) -> Iterator[str]:
     """A table of paired differences for each group of columns; nothing where nothing was compared."""
     found = {column: _changes(board, verdict) for column, verdict in judged.items()}
-    rows = [row for row in board.rows if any(row in changes for changes in found.values())]
+    rows = _in_order(board, {row: None for changes in found.values() for row in changes})
     if not rows:
         return
     yield "#### What the augmentation changes\n"
@@ -33,6 +33,12 @@ def section(board: Board, groups: Iterable[Sequence[Column]], judged: Mapping[Co
             yield _text(board, rows, {column: found[column] for column in known}) + "\n"
     if len(rows) > FOLDED:
         yield "</details>\n"
+
+
+def _in_order(board: Board, rows: Iterable[Row]) -> list[Row]:
+    """By augmenter as on the board, each with its floors last; a view of a board lacks some of them."""
+    augmenters = list(dict.fromkeys(row.augmenter for row in board.rows))
+    return sorted(rows, key=lambda row: (augmenters.index(row.augmenter), row.floor, row.explainer or ""))
 
 
 def _changes(board: Board, verdict: Verdict) -> dict[Row, Comparison]:

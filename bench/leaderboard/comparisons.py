@@ -115,8 +115,9 @@ def _compared(board: Board, column: Column, order: Sequence[Row], per_image: Per
     for row in every if board.kind == "explanations" else ():
         if row.plain:
             unaugmented.setdefault(row.explainer, row)  # The better one, if there are several.
-    changed = [(row, unaugmented[row.explainer]) for row in valued if not row.plain and row.explainer in unaugmented]
-    plain, control = ([pair for pair in changed if pair[0].floor == of_floor] for of_floor in (False, True))
+    plain = [(row, unaugmented[row.explainer]) for row in valued if not row.plain and not row.floor and row.explainer in unaugmented]
+    changed = {row.augmenter for row, _ in plain}
+    control = [(row, unaugmented[row.explainer]) for row in every if row.floor and row.augmenter in changed and row.explainer in unaugmented]
     families = {"best": pairs_of(order), "floor": sum(len(floors[row.augmenter]) for row, _ in floor), "plain": len(plain), "control": len(control)}
     comparisons = []
     for against, pairs in (("best", best), ("floor", floor), ("plain", plain), ("control", control)):
