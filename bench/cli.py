@@ -121,7 +121,7 @@ def explain(**options: Any) -> None:
 @main.command()
 @click.argument("kind", required=False)
 @click.argument("part", required=False)
-@click.option("--write", "folder", type=click.Path(path_type=Path), help="Write hooks.md, methods.md and recipes.md of all that is installed to this folder.")
+@click.option("--write", "folder", type=click.Path(path_type=Path), help="Write hooks.md, methods.md and recipes.md to this folder.")
 @_plugin_options
 def plugins(**options: Any) -> None:
     """List what is installed; with a KIND only that kind, with KIND and PART its parameters and its card."""
