@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.leaderboard import figures
-from bench.leaderboard.comparisons import PerImage, Verdict, disagreements
+from bench.leaderboard.changes import CONTROLS, FOLDED, RANKS
+from bench.leaderboard.comparisons import Comparison, PerImage, Verdict, disagreements
 from bench.leaderboard.tables import Board, Cell, Column, Row
-from bench.leaderboard.text import column_digits, number
+from bench.leaderboard.text import MISSING, column_digits, number
 from bench.results import Line, slug
 
 Verdicts = Mapping[Column, Verdict]
@@ -32,6 +33,7 @@ def table(board: Board, judged: Verdicts, per_image: PerImage, identifier: str) 
         "categories": list(dict.fromkeys(column["category"] for column in columns)),
         "rows": rows,
         "has_explainer": board.kind == "explanations",
+        "changes": changes(board, judged),
         "verdicts": [_verdict(verdict) for verdict in judged.values() if verdict.comparisons],
         "steady": any(verdict.stability for verdict in judged.values()),
         "agreement": _agreement(board, judged),
@@ -98,6 +100,43 @@ def _about(cell: Cell, column: Column) -> str:
     return f"{seeds}{images}" + (f"; 95 % interval over {cell.interval_over}" if cell.interval else "")
 
 
+# What the augmentation changes
+
+
+def changes(board: Board, judged: Verdicts) -> dict[str, Any] | None:
+    """Each row less the same row without augmentation, as the markdown pages have it; None where nothing was compared."""
+    found = {column: kept for column, verdict in judged.items() if (kept := _changes(board, verdict))}
+    rows = [row for row in board.rows if any(row in kept for kept in found.values())]
+    if not rows:
+        return None
+    digits = {column: column_digits(each.difference.mean for each in kept.values()) for column, kept in found.items()}
+    every = [each for kept in found.values() for each in kept.values()]
+    units = sorted({each.difference.unit for each in every}, reverse=True)
+    return {
+        "columns": [{"label": f"{column.label} {column.arrow}", "unit": column.unit} for column in found],
+        "rows": [{"row": row, "cells": [_change(kept.get(row), digits[column]) for column, kept in found.items()]} for row in rows],
+        "plain": " or ".join(sorted({each.other.augmenter for each in every})),
+        "units": " or ".join(units),
+        "notes": [*([RANKS] if "images" in units else []), *([CONTROLS] if any(row.floor for row in rows) else [])],
+        "folded": len(rows) > FOLDED,
+    }
+
+
+def _changes(board: Board, verdict: Verdict) -> dict[Row, Comparison]:
+    """Networks against the floor; maps against those of the same explainer without augmentation, floor explainers too."""
+    against = ("floor",) if board.kind == "networks" else ("plain", "control")
+    return {each.row: each for each in verdict.comparisons if each.against in against}
+
+
+def _change(change: Comparison | None, digits: int) -> dict[str, str] | None:
+    if change is None:
+        return None
+    found = change.difference
+    low, high = (number(limit, digits) for limit in found.interval)
+    told = ("better" if change.better else "worse") if change.told_apart else ""
+    return {"text": ("+" if found.mean > 0 else "") + number(found.mean, digits), "interval": f"{low} to {high}", "told": told}
+
+
 # What the tests say
 
 
@@ -107,6 +146,7 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
         "metric": f"{column.label} {column.arrow}",
         "best": verdict.best.name,
         "tied": [row.name for row in verdict.tied],
+        "tested": any(each.against == "best" for each in verdict.comparisons),
         "beats": _counted(verdict, "floor"),
         "better": _counted(verdict, "plain"),
         "first": f"{100 * verdict.stability.share(verdict.best):.0f} %" if verdict.stability else "",
@@ -116,7 +156,10 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
 
 def _counted(verdict: Verdict, against: str) -> str:
     tested = [each for each in verdict.comparisons if each.against == against]
-    return f"{sum(each.told_apart and each.better for each in tested)} of {len(tested)}" if tested else ""
+    if not tested:
+        return ""
+    worse = sum(each.told_apart and not each.better for each in tested)
+    return f"{sum(each.told_apart and each.better for each in tested)} of {len(tested)}" + (f", {worse} worse" if worse else "")
 
 
 def _agreement(board: Board, judged: Verdicts) -> dict[str, Any] | None:
@@ -230,29 +273,54 @@ def methods(boards: Sequence[Board]) -> dict[tuple[str, str], Method]:
 
 
 def place_methods(known: Mapping[tuple[str, str], Method], board: Board, judged: Verdicts, page: str) -> None:
-    """Tell each augmenter and explainer where it came in: its best row in every ranked column."""
+    """Tell each augmenter and explainer where it came in: its best row in every ranked column, and what the tests say of it."""
     for column, verdict in judged.items():
         for kind in ("augmenter", "explainer"):
-            seen = set()
-            for place, row in enumerate(verdict.order, 1):
-                part = board.parts[kind].get(getattr(row, kind) or "")
-                if part is None or part["name"] in seen:
-                    continue
-                seen.add(part["name"])
-                value = board.value(row, column)
-                assert value is not None
-                known[kind, str(part["name"])].places.append(
-                    {
-                        "page": page,
-                        "dataset": board.dataset,
-                        "network": f"{board.about['model']['label']}, {board.about['trainer']['label']}",
-                        "metric": f"{column.label} {column.arrow}",
-                        "place": place,
-                        "of": len(verdict.order),
-                        "row": row.name,
-                        "value": number(value, column_digits([value])),
-                    }
-                )
+            for name, row in _best_rows(board, verdict, kind).items():
+                known[kind, name].places.append({"page": page, **_place(board, column, verdict, row)})
+
+
+def _best_rows(board: Board, verdict: Verdict, kind: str) -> dict[str, Row]:
+    """The first row of each part. An augmenter is not placed by what an explainer that looks at nothing makes of it."""
+    found: dict[str, Row] = {}
+    for row in verdict.order:
+        part = board.parts[kind].get(getattr(row, kind) or "")
+        if part is not None and not (row.floor and kind == "augmenter" and board.kind == "explanations"):
+            found.setdefault(str(part["name"]), row)
+    return found
+
+
+def _place(board: Board, column: Column, verdict: Verdict, row: Row) -> dict[str, str]:
+    """Its place among the rows that are no floors."""
+    rivals = [each for each in verdict.order if not each.floor]
+    value = board.value(row, column)
+    assert value is not None
+    return {
+        "dataset": board.dataset,
+        "network": f"{board.about['model']['label']}, {board.about['trainer']['label']}" + (f": {board.view}" if board.view else ""),
+        "metric": f"{column.label} {column.arrow}",
+        "place": "a floor" if row.floor else f"{rivals.index(row) + 1} of {len(rivals)}",
+        "tests": _standing(verdict, row),
+        "row": row.name,
+        "value": number(value, column_digits([value])),
+    }
+
+
+def _standing(verdict: Verdict, row: Row) -> str:
+    """`tied with the best, not better than its floor`."""
+    against, above_floor = verdict.of(row, "best"), verdict.beats(row, "floor")
+    words = (
+        [_lead(verdict)] if row == verdict.best else [] if against is None else ["behind the best" if against.told_apart else "tied with the best"]
+    )
+    words += [] if above_floor is None else ["better than its floor" if above_floor else "not better than its floor"]
+    return ", ".join(filter(None, words)) or MISSING
+
+
+def _lead(verdict: Verdict) -> str:
+    """What the tests say of the best row and the others that are no floors."""
+    tested = [each for each in verdict.comparisons if each.against == "best" and not each.row.floor]
+    tied = sum(not each.told_apart for each in tested)
+    return f"tied with {tied} other{'s' if tied > 1 else ''}" if tied else "ahead of all others" if tested else ""
 
 
 # Runs

@@ -68,9 +68,21 @@ function show(board, body, text) {
   one(board, ".count").textContent = shown === body.rows.length ? `${shown} rows` : `${shown} of ${body.rows.length} rows`;
 }
 
+// What is cut off fades, so that it shows that there is more.
+
+for (const box of all(document, ".scroll")) {
+  const look = () => {
+    box.classList.toggle("below", box.scrollTop + box.clientHeight < box.scrollHeight - 2);
+    box.classList.toggle("beside", box.scrollLeft + box.clientWidth < box.scrollWidth - 2);
+  };
+  box.addEventListener("scroll", look, { passive: true });
+  const watch = new ResizeObserver(look);
+  for (const each of [box, box.firstElementChild]) watch.observe(each);
+}
+
 // Drawing
 
-const LEFT = 56, RIGHT = 16, TOP = 14, BOTTOM = 48;
+const LEFT = 56, RIGHT = 16, TOP = 14, LINE = 17, BOTTOM = 48;
 
 // A figure is drawn in the pixels that it has, so that its text is as large on a phone as on a desk, and again when they change.
 function sized(canvas, draw) {
@@ -82,10 +94,21 @@ function sized(canvas, draw) {
   }).observe(canvas);
 }
 
-function extent(canvas) {
+// The name of the upright axis lies above it, in as many lines as it needs.
+function extent(canvas, yName) {
   const style = getComputedStyle(canvas);
   const wide = Math.max(240, canvas.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight));
-  return { wide, high: Math.round(Math.min(420, Math.max(250, wide * 0.52))) };
+  const heading = wrapped(yName, wide);
+  return { wide, high: Math.round(Math.min(420, Math.max(250, wide * 0.52))), heading, top: TOP + LINE * heading.length };
+}
+
+function wrapped(text, wide) {
+  const most = Math.floor(wide / 7); // An average letter of a name is less than 7 pixels wide.
+  const lines = [];
+  for (const word of text.split(" ")) {
+    if (lines.length && lines.at(-1).length + word.length < most) lines[lines.length - 1] += ` ${word}`; else lines.push(word);
+  }
+  return lines;
 }
 
 function svg(name, attributes = {}, ...children) {
@@ -121,7 +144,7 @@ function scale(values, from, to) {
   return { at, ticks: ticks(low, high, logarithmic) };
 }
 
-function axes({ wide, high }, x, y, xName, yName) {
+function axes({ wide, high, heading }, x, y, xName) {
   const group = svg("g", { class: "axis" });
   for (const value of y.ticks) {
     group.append(svg("line", { x1: LEFT, x2: wide - RIGHT, y1: y.at(value), y2: y.at(value) }));
@@ -129,7 +152,7 @@ function axes({ wide, high }, x, y, xName, yName) {
   }
   for (const value of x.ticks) group.append(svg("text", { x: x.at(value), y: high - BOTTOM + 20, "text-anchor": "middle" }, short(value)));
   group.append(svg("text", { class: "name", x: (LEFT + wide - RIGHT) / 2, y: high - 6, "text-anchor": "middle" }, xName));
-  group.append(svg("text", { class: "name", transform: `translate(12 ${(TOP + high - BOTTOM) / 2}) rotate(-90)`, "text-anchor": "middle" }, yName));
+  group.append(...heading.map((line, place) => svg("text", { class: "name", x: 0, y: TOP + LINE * place }, line)));
   return group;
 }
 
@@ -173,11 +196,11 @@ for (const figure of all(document, ".curves")) {
       one(entry, ".swatch").className = place === undefined ? "swatch" : `swatch c${place % 8}`;
     }
     if (!lines.length) { canvas.replaceChildren("Choose a row."); return; }
-    const size = extent(canvas);
+    const size = extent(canvas, metric.y_label);
     const x = scale(lines.flatMap((line) => line.x), LEFT, size.wide - RIGHT);
-    const y = scale(lines.flatMap((line) => line.y), size.high - BOTTOM, TOP);
+    const y = scale(lines.flatMap((line) => line.y), size.high - BOTTOM, size.top);
     const picture = svg("svg", { viewBox: `0 0 ${size.wide} ${size.high}`, role: "img", "aria-label": `${metric.label}: ${lines.map((line) => line.name).join(", ")}` });
-    picture.append(axes(size, x, y, metric.x_label, metric.y_label));
+    picture.append(axes(size, x, y, metric.x_label));
     for (const line of lines) {
       const points = line.x.map((value, place) => `${x.at(value).toFixed(1)},${y.at(line.y[place]).toFixed(1)}`);
       const path = svg("polyline", { points: points.join(" "), class: `series c${chosen.get(line.name) % 8}${line.floor ? " dashed" : ""}`, "data-name": line.name });
@@ -213,11 +236,11 @@ for (const figure of all(document, ".pareto")) {
     const [gainX, gainY] = [columns[a].higher ? 1 : -1, columns[b].higher ? 1 : -1];
     const beaten = (row) => points.some((other) => gainX * other.x >= gainX * row.x && gainY * other.y >= gainY * row.y && (other.x !== row.x || other.y !== row.y));
     const front = points.filter((row) => !beaten(row)).sort((left, right) => left.x - right.x);
-    const size = extent(canvas);
+    const size = extent(canvas, title(columns[b]));
     const x = scale(points.map((row) => row.x), LEFT, size.wide - RIGHT);
-    const y = scale(points.map((row) => row.y), size.high - BOTTOM, TOP);
+    const y = scale(points.map((row) => row.y), size.high - BOTTOM, size.top);
     const picture = svg("svg", { viewBox: `0 0 ${size.wide} ${size.high}`, role: "group", "aria-label": `${title(columns[b])} against ${title(columns[a])}` });
-    picture.append(axes(size, x, y, title(columns[a]), title(columns[b])));
+    picture.append(axes(size, x, y, title(columns[a])));
     picture.append(svg("polyline", { class: "front-line", points: front.map((row) => `${x.at(row.x)},${y.at(row.y)}`).join(" ") }));
     for (const row of points) {
       const state = `${row.floor ? " floor" : ""}${front.includes(row) ? " front" : ""}`;
