@@ -54,7 +54,7 @@ def _note(found: Sequence[Comparison]) -> str:
 
 
 def _text(board: Board, rows: Sequence[Row], found: Mapping[Column, Mapping[Row, Comparison]]) -> str:
-    heads = map(column_name, found)
+    heads = (escaped(column_name(column)) for column in found)
     digits = {column: column_digits(each.difference.mean for each in changes.values()) for column, changes in found.items()}
     explained = board.kind == "explanations"
     body = [

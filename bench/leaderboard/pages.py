@@ -220,7 +220,7 @@ def table_text(table: Board, columns: Sequence[Column] | None = None, judged: Ve
     """Columns of a board as a markdown table with its notes."""
     chosen = table.columns if columns is None else columns
     judged = judged or {}
-    headers = ["augmenter", *(["explainer"] if table.kind == "explanations" else []), *(column_name(column) for column in chosen)]
+    headers = ["augmenter", *(["explainer"] if table.kind == "explanations" else []), *(escaped(column_name(column)) for column in chosen)]
     written = [_column_texts(table, column, judged.get(column)) for column in chosen]
     body = []
     for row in table.rows:

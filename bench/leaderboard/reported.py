@@ -202,7 +202,7 @@ def page(tables: Sequence[Reported], boards: Sequence[Board], header: str) -> st
             parts.append(f"### Measured here: [{escaped(other.title)}]({slug(other.dataset)}.md)\n")
             parts.append(f"{other.setting}\n")
             rows = [[escaped(method), *texts] for method, texts in other.rows.items()]
-            parts.append(tabulate(rows, [other.compares, *other.metrics], tablefmt="pipe", disable_numparse=True) + "\n")
+            parts.append(tabulate(rows, [other.compares, *map(escaped, other.metrics)], tablefmt="pipe", disable_numparse=True) + "\n")
     return "\n".join(parts)
 
 
@@ -220,7 +220,7 @@ def columns_of(boards: Sequence[Board]) -> dict[str, Column]:
 def _text(table: Reported, found: Mapping[tuple[str, str], Sequence[Match]], known: Mapping[str, Column]) -> str:
     """Without the columns for numbers from here where there are none."""
     claims = {method: match.part["claim"] for (method, _), matched in found.items() for match in matched if match.part.get("claim")}
-    names = [column_name(known[metric], metric) if metric in known else escaped(metric) for metric in table.metrics]
+    names = [escaped(column_name(known[metric], metric) if metric in known else metric) for metric in table.metrics]
     heads = [text for name in names for text in ((f"{name}: reported", "here") if found else (name,))]
     headers = [table.compares, *heads, *(["what is shown of it"] if claims else [])]
     body = []

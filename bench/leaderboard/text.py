@@ -49,7 +49,7 @@ def escaped(text: str) -> str:
 
 def column_name(column: Column, label: str = "") -> str:
     """The head of a column: the metric (or another name for it), which way is better, and its unit."""
-    return f"{escaped(label or column.label)} {column.arrow}{' †' if column.machine else ''}{f' ({escaped(column.unit)})' if column.unit else ''}"
+    return f"{label or column.label} {column.arrow}{' †' if column.machine else ''}{f' ({column.unit})' if column.unit else ''}"
 
 
 def setting(table: Board) -> str:
