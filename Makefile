@@ -17,8 +17,8 @@ lint: .venv/installed-dev
 
 bench: .venv/installed-dev
 	mkdir -p .benchmarks
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/benchmarks --benchmark-enable --benchmark-only --benchmark-json=.benchmarks/speed.json
-	$(BIN)/python -m tests.benchmarks.table .benchmarks/speed.json docs/speed.md
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/benchmarks --benchmark-enable --benchmark-only --benchmark-json=.benchmarks/speed.json; \
+	held=$$?; $(BIN)/python -m tests.benchmarks.table .benchmarks/speed.json docs/speed.md && exit $$held
 
 docs: .venv/installed
 	$(BIN)/bench plugins --write docs

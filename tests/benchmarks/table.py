@@ -13,7 +13,7 @@ HEADER = """<!-- Written by `make bench` from its own measurements. Changes by h
 # Speed
 
 How long bench takes for the same result as another library, and how much it adds to the passes through the network that a method
-cannot do without. `make bench` measures it again and fails where a claim no longer holds.
+cannot do without. `make bench` measures it again, writes this page, and fails where a claim does not hold for which no reason is given.
 
 How it is timed: {machine}. Both sides work on the same images and the same network (random weights), their results are compared
 first, and they run in turn; a number is the least processor time over {rounds} rounds, divided by the images. Every side runs at its best
