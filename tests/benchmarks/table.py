@@ -82,7 +82,7 @@ def claim(row: dict[str, Any]) -> str:
 
 def notes(rows: Iterable[dict[str, Any]]) -> list[str]:
     """Why what is not reached is not."""
-    return [f"{row['what']}, {row['against']}: {row['missed']}." for row in rows if row["missed"] and not row["reached"]]
+    return list(dict.fromkeys(f"{row['what']}, {row['against']}: {row['missed']}." for row in rows if row["missed"] and not row["reached"]))
 
 
 def share_table(augmenters: dict[str, dict[str, float]]) -> str:
