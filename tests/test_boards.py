@@ -7,6 +7,7 @@ import random as shuffling
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from synthetic import line, part, published, scored, star
 from bench import leaderboard, plugins, results
 from bench.errors import BenchError, InvalidValue
 from bench.leaderboard import exports, figures, reported, statistics, text
+from bench.leaderboard.changes import changes
 from bench.leaderboard.comparisons import disagreements, verdicts
 from bench.leaderboard.tables import Board, Column, Row, boards
 
@@ -497,6 +499,21 @@ def test_the_change_of_a_floor_stands_beside_the_change_of_an_explainer(boards_o
     assert "| edda        | gradcam     | -0.200 [-0.200, -0.200] **worse** |" in section
     assert "| *edda*      | *random*    | -0.200 [-0.200, -0.200] **worse** |" in section
     assert "look at no network" in section
+
+
+def test_a_view_of_a_board_has_the_changes_of_the_floors_that_it_leaves_out():
+    values = {("none", "gradcam"): 0.8, ("edda", "gradcam"): 0.6, ("none", "random"): 0.5, ("edda", "random"): 0.31}
+    lines = [
+        each
+        for (augmenter, explainer), value in values.items()
+        for each in seeds({augmenter: [value, value + 0.01, value + 0.03]}, metric="insertion", explainer=explainer)
+    ]
+    whole = only(lines)
+    view = replace(whole, rows=tuple(each for each in whole.rows if each != row(whole, "edda", "random")), view="explained by gradcam")
+    found = changes(view, verdicts(view, {}))
+    assert found is not None
+    assert [each.name for each in found.rows] == ["edda × gradcam", "edda × random"]
+    assert [round(each.difference.mean, 2) for each in found.of[view.columns[0]].values()] == [-0.2, -0.19]
 
 
 def test_ranks_and_a_mean_that_point_in_opposite_directions_tell_nothing_apart():

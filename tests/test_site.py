@@ -260,8 +260,8 @@ def test_what_an_augmentation_changes_stands_with_its_interval_and_verdict(judge
     page = (judged / "scenes.html").read_text()
     networks, maps = differences(page)[1:3], differences(page)[4:]
     assert networks == ["dim -11.00 worse -13.48 to -8.52", "shade +11.00 better 8.52 to 13.48"]
-    assert maps[0].startswith("shade random +0.110 worse 0.085 to 0.135 -0.0167")
-    assert maps[1].startswith("shade gradcam +0.110 worse 0.085 to 0.135 -0.0500")
+    assert maps[0].startswith("shade gradcam +0.110 worse 0.085 to 0.135 -0.0500")
+    assert maps[1].startswith("shade random +0.110 worse 0.085 to 0.135 -0.0167")
     assert '<tr class="floor"><th scope="row">shade</th><th scope="row">random</th>' in page
     assert page.count("Each row less that of <em>none</em>, paired on the same seeds") == 2
     assert page.count("Rows in italics look at no network") == 1

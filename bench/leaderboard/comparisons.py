@@ -80,6 +80,12 @@ class Verdict:
         found = self.of(row, against)
         return None if found is None else found.told_apart and found.better
 
+    def counted(self, against: Against) -> str:
+        """`3 of 8, 1 worse`: the rows that are better than the other by more than luck, of those that were tested; empty if none was."""
+        tested = [each for each in self.comparisons if each.against == against]
+        better, worse = (sum(each.told_apart and each.better == way for each in tested) for way in (True, False))
+        return f"{better} of {len(tested)}" + (f", {worse} worse" if worse else "") if tested else ""
+
     @property
     def tested_over(self) -> str:
         """`seeds (n = 3)`, `images (n = 500)`, both, or nothing."""

@@ -305,7 +305,7 @@ def _who_is_best(table: Board, judged: Verdicts) -> Iterator[str]:
     body = []
     for column, verdict in judged.items():
         first = verdict.stability and f"{100 * verdict.stability.share(verdict.best):.0f} %"
-        counts = [_counted(verdict, against) for _, against in counted]
+        counts = [verdict.counted(against) or MISSING for _, against in counted]
         names = [f"{escaped(column.label)} {column.arrow}", escaped(verdict.best.name), _tied(verdict)]
         body.append([*names, *counts, *([first or MISSING] if steady else []), verdict.tested_over or MISSING])
     yield tabulate(body, headers, tablefmt="pipe", disable_numparse=True) + "\n"
@@ -322,14 +322,6 @@ def _tied(verdict: Verdict) -> str:
 def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return ", ".join(map(escaped, names[:NAMED])) + more
-
-
-def _counted(verdict: Verdict, against: Against) -> str:
-    tested = [each for each in verdict.comparisons if each.against == against]
-    if not tested:
-        return MISSING
-    worse = sum(each.told_apart and not each.better for each in tested)
-    return f"{sum(each.told_apart and each.better for each in tested)} of {len(tested)}" + (f", {worse} worse" if worse else "")
 
 
 def _agreement(table: Board, judged: Verdicts) -> Iterator[str]:

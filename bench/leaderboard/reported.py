@@ -88,7 +88,7 @@ def _table(values: Mapping[str, Any], where: str) -> Reported:
 
 
 def _in_our_unit(printed: Any, factor: Any) -> Printed:
-    value, half = printed if isinstance(printed, list) and len(printed) == 2 else (printed[0] if isinstance(printed, list) else printed, None)
+    value, half = (*printed, None)[:2] if isinstance(printed, list) else (printed, None)
     return Decimal(value) * Decimal(factor), None if half is None else Decimal(half) * Decimal(factor)
 
 
@@ -156,7 +156,8 @@ def _of_place(
 
 def _matches(reported: Reported, boards: Sequence[Board]) -> dict[tuple[str, str], list[Match]]:
     found: dict[tuple[str, str], list[Match]] = {}
-    for board in {(each.identity, each.kind): each for each in boards}.values():  # The views of a board have the same cells.
+    whole = {(each.identity, each.kind): each for each in boards}  # The views of a board have the same cells.
+    for board in (each for each in whole.values() if _concerns(reported, each)):
         for row, column, cell, parts in _cells(board):
             method, metric = _name(parts[reported.compares]), _name(board.parts["metric"].get(column.label))
             if method not in reported.rows or metric not in reported.metrics or cell.value is None:
@@ -164,6 +165,13 @@ def _matches(reported: Reported, boards: Sequence[Board]) -> dict[tuple[str, str
             if all(_is(parts[kind], reported.fixed.get(kind), usual) for kind, usual in USUAL.items() if kind != reported.compares):
                 found.setdefault((str(method), str(metric)), []).append(Match(board, row, column, cell, parts[reported.compares] or {}))
     return found
+
+
+def _concerns(reported: Reported, board: Board) -> bool:
+    """Does the board have a method and a metric of the table? It may have a million cells, and only then are they looked at."""
+    parts = [board.about["trainer"]] if reported.compares == "trainer" else board.parts.get(reported.compares, {}).values()
+    metrics = board.parts.get("metric", {}).values()
+    return any(_name(part) in reported.rows for part in parts) and any(_name(part) in reported.metrics for part in metrics)
 
 
 USUAL = {"trainer": None, "noise": {""}, "explainer": None, "augmenter": {"", "none"}}  # Where a paper names none: any (None), or none at all.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.leaderboard import figures
-from bench.leaderboard.changes import CONTROLS, FOLDED, RANKS
+from bench.leaderboard.changes import changes
 from bench.leaderboard.comparisons import Comparison, PerImage, Verdict, disagreements
 from bench.leaderboard.tables import Board, Cell, Column, Row
 from bench.leaderboard.text import MISSING, column_digits, number
@@ -33,7 +33,7 @@ def table(board: Board, judged: Verdicts, per_image: PerImage, identifier: str) 
         "categories": list(dict.fromkeys(column["category"] for column in columns)),
         "rows": rows,
         "has_explainer": board.kind == "explanations",
-        "changes": changes(board, judged),
+        "changes": _changes(board, judged),
         "verdicts": [_verdict(verdict) for verdict in judged.values() if verdict.comparisons],
         "steady": any(verdict.stability for verdict in judged.values()),
         "agreement": _agreement(board, judged),
@@ -103,29 +103,20 @@ def _about(cell: Cell, column: Column) -> str:
 # What the augmentation changes
 
 
-def changes(board: Board, judged: Verdicts) -> dict[str, Any] | None:
+def _changes(board: Board, judged: Verdicts) -> dict[str, Any] | None:
     """Each row less the same row without augmentation, as the markdown pages have it; None where nothing was compared."""
-    found = {column: kept for column, verdict in judged.items() if (kept := _changes(board, verdict))}
-    rows = [row for row in board.rows if any(row in kept for kept in found.values())]
-    if not rows:
+    found = changes(board, judged)
+    if found is None:
         return None
-    digits = {column: column_digits(each.difference.mean for each in kept.values()) for column, kept in found.items()}
-    every = [each for kept in found.values() for each in kept.values()]
-    units = sorted({each.difference.unit for each in every}, reverse=True)
+    digits = found.digits
     return {
-        "columns": [{"label": f"{column.label} {column.arrow}", "unit": column.unit} for column in found],
-        "rows": [{"row": row, "cells": [_change(kept.get(row), digits[column]) for column, kept in found.items()]} for row in rows],
-        "plain": " or ".join(sorted({each.other.augmenter for each in every})),
-        "units": " or ".join(units),
-        "notes": [*([RANKS] if "images" in units else []), *([CONTROLS] if any(row.floor for row in rows) else [])],
-        "folded": len(rows) > FOLDED,
+        "columns": [{"label": f"{column.label} {column.arrow}", "unit": column.unit} for column in found.of],
+        "rows": [{"row": row, "cells": [_change(known.get(row), digits[column]) for column, known in found.of.items()]} for row in found.rows],
+        "plain": found.plain,
+        "units": found.units,
+        "notes": found.notes,
+        "folded": found.folded,
     }
-
-
-def _changes(board: Board, verdict: Verdict) -> dict[Row, Comparison]:
-    """Networks against the floor; maps against those of the same explainer without augmentation, floor explainers too."""
-    against = ("floor",) if board.kind == "networks" else ("plain", "control")
-    return {each.row: each for each in verdict.comparisons if each.against in against}
 
 
 def _change(change: Comparison | None, digits: int) -> dict[str, str] | None:
@@ -147,19 +138,11 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
         "best": verdict.best.name,
         "tied": [row.name for row in verdict.tied],
         "tested": any(each.against == "best" for each in verdict.comparisons),
-        "beats": _counted(verdict, "floor"),
-        "better": _counted(verdict, "plain"),
+        "beats": verdict.counted("floor"),
+        "better": verdict.counted("plain"),
         "first": f"{100 * verdict.stability.share(verdict.best):.0f} %" if verdict.stability else "",
         "over": verdict.tested_over,
     }
-
-
-def _counted(verdict: Verdict, against: str) -> str:
-    tested = [each for each in verdict.comparisons if each.against == against]
-    if not tested:
-        return ""
-    worse = sum(each.told_apart and not each.better for each in tested)
-    return f"{sum(each.told_apart and each.better for each in tested)} of {len(tested)}" + (f", {worse} worse" if worse else "")
 
 
 def _agreement(board: Board, judged: Verdicts) -> dict[str, Any] | None:
